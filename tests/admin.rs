@@ -113,7 +113,7 @@ fn off_loopback_without_a_key_only_health_is_answered() {
     for path in HEALTH {
         assert_eq!(status(admin, path), 200, "{path}");
     }
-    for path in ["/api/stats", "/api/tree", "/api/slow", "/api/topics"] {
+    for path in ["/api/stats", "/api/tree", "/api/slow", "/api/topics", "/api/events", "/api/subscribe?topic=news"] {
         assert_eq!(status(admin, path), 403, "{path}");
     }
 }
@@ -366,6 +366,31 @@ fn a_load_balancer_sends_no_client_to_a_server_that_is_told_to_stop() {
     }
     assert_eq!(one.server.wait().code(), Some(0));
     assert_eq!(answered_by(proxy).as_deref(), Some("two"));
+}
+
+#[test]
+fn event_streams_end_with_the_drain_and_do_not_hold_it_up() {
+    let Ports { server, admin, .. } = start(&[]);
+    let mut streams = ["/api/events?view=stats", "/api/subscribe?topic=news"].map(|path| {
+        let mut stream = TcpStream::connect(admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut begin = Vec::new();
+        while !begin.ends_with(b"event: s") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            begin.extend(byte);
+        }
+        stream
+    });
+    server.signal("TERM");
+    for stream in &mut streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("event: bye\n") && rest.contains("\"server_draining\""), "{rest}");
+        assert!(rest.ends_with("\r\n0\r\n\r\n"), "the stream is complete: {rest}");
+    }
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 /// An event stream through the load balancer from this server.

@@ -10,7 +10,7 @@ use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, 
 use janus_core::wire::classic::client::attach;
 use janus_core::wire::websocket::client::ServerFrame;
 use janus_core::wire::{ErrorCode, Publication, TopicName, classic, v1, websocket};
-use janus_core::{Builder, Config, Janus, Namespace, SlowClient, SlowConsumer};
+use janus_core::{Builder, Config, ConnectionOrder, ConnectionQuery, Janus, Namespace, SlowClient, SlowConsumer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -424,6 +424,22 @@ async fn connections_are_listed_in_pages_with_identity_and_topics() {
     assert_eq!(scene.janus.connections(page[1].connection, 2), all[2..]);
     assert_eq!(scene.janus.connections(all[2].connection, 2), []);
     assert_eq!(scene.janus.connections(0, 0), []);
+
+    let find = |query: ConnectionQuery| {
+        let found = scene.janus.find_connections(&query);
+        (found.connections.into_iter().map(|client| client.user).collect::<Vec<_>>(), found.total)
+    };
+    let query = ConnectionQuery::default;
+    assert_eq!(find(query().user("bob")), (vec!["bob".to_owned()], 1));
+    assert_eq!(find(query().user("bob").topic("private:alice")), (vec![], 0));
+    assert_eq!(find(query().topic("news").limit(1)), (vec!["alice".to_owned()], 2));
+    assert_eq!(find(query().user("")), (vec![], 0));
+    let address: SocketAddr = clients[2].local_addr();
+    assert_eq!(find(query().peer(address.to_string().parse().unwrap())), (vec!["carol".to_owned()], 1));
+    for order in [ConnectionOrder::QueuedBytes, ConnectionOrder::Lag] {
+        let (users, total) = find(query().order(order).limit(2));
+        assert_eq!((users, total), (vec!["alice".to_owned(), "bob".to_owned()], 3), "equal clients by number");
+    }
 }
 
 #[tokio::test]

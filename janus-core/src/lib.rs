@@ -167,7 +167,9 @@ pub use config::settings;
 pub use config::{
     ClientCertificates, Config, ConfigError, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
 };
-pub use connection::list::ConnectionInfo;
+pub use connection::list::{
+    ConnectionInfo, ConnectionOrder, ConnectionQuery, FoundConnections, PeerFilter, UnknownPeer,
+};
 pub use connection::listener::{
     ByteStream, Incoming, Listener, PassedOn, PassedRequest, PassedStream, ReturnError, WayBack,
 };

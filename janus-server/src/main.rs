@@ -36,6 +36,7 @@ mod client;
 mod exposure;
 mod failure;
 mod limits;
+mod live;
 mod logging;
 mod metrics;
 mod reload;

@@ -112,6 +112,12 @@ names!(SlowConsumer as "slow_consumer":
     Conflate = "conflate",
 );
 
+impl serde::Serialize for SlowConsumer {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

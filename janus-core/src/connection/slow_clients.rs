@@ -3,50 +3,61 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::Connections;
+use super::{Connections, list};
+use crate::config::SlowConsumer;
 use crate::delivery::Slot;
 use crate::ground::clock::{Clock, Tick};
 use crate::hooks::SlowClient;
-use crate::session::Session;
-use crate::wire::Peer;
-
-/// Connections looked at before other connections may enter or leave the table.
-const PORTION: usize = 1_024;
+use crate::session::{Joined, Session};
+use crate::wire::TopicName;
 
 /// The clients with the largest queues, largest first.
 pub(crate) fn slow_clients(shared: &Connections, count: usize) -> Vec<SlowClient> {
     let tick = shared.clock.tick();
-    let mut slow = Vec::new();
+    let mut slow: Vec<(usize, Arc<Slot>, Option<Arc<Session>>)> = Vec::new();
     // Most clients keep up, and their locks need not be taken.
     let mut see = |slot: &Arc<Slot>, session: Option<&Arc<Session>>| {
-        let peer = session.map(|session| session.peer);
-        slow.extend(slot.needs_attention().then(|| describe(slot, peer, tick)).flatten());
+        let queued = slot.needs_attention().then(|| slot.queued()).flatten();
+        slow.extend(queued.map(|(bytes, _)| (bytes, Arc::clone(slot), session.cloned())));
     };
-    let mut portion = 0..PORTION;
-    while shared.table.visit_with_session(portion.clone(), &mut see) {
-        portion = portion.end..portion.end + PORTION;
-    }
+    list::for_all(shared, &mut see);
     shared.local_slots().iter().for_each(|slot| see(slot, None));
-    slow.sort_unstable_by_key(|client| Reverse(client.queued_bytes));
+    slow.sort_unstable_by_key(|(bytes, ..)| Reverse(*bytes));
     slow.truncate(count);
-    slow
+    slow.iter().filter_map(|(_, slot, session)| describe(slot, session.as_deref(), tick)).collect()
 }
 
-/// `peer` is the client's own address: the system knows no other than that of a proxy.
-fn describe(slot: &Slot, peer: Option<Peer>, tick: Tick) -> Option<SlowClient> {
+/// The session knows the client's own address, where the system may know that of a proxy.
+fn describe(slot: &Slot, session: Option<&Session>, tick: Tick) -> Option<SlowClient> {
     let lag = slot.lag()?;
+    let (topics, topics_total, policies) = session.map(subscriptions).unwrap_or_default();
     Some(SlowClient {
         client: slot.id,
-        peer: peer.or(lag.peer),
+        peer: session.map(|session| session.peer).or(lag.peer),
         transport: slot.codecs().name(slot.codec()),
         queued_frames: lag.frames,
         queued_bytes: lag.bytes,
-        lagging_for: Clock::time(lag.since.map_or(0, |since| tick.since(since))),
+        lagging_for: lag.lagging_for(tick),
+        user: session.and_then(Session::identity).map(|identity| identity.user.clone()).unwrap_or_default(),
+        topics,
+        topics_total,
+        policies,
     })
 }
 
-fn peer_of(slot: &Slot, shared: &Connections) -> Option<Peer> {
-    shared.table.session(slot).map(|session| session.peer)
+/// Some topics of a session, how many there are, and the policies of all of them.
+fn subscriptions(session: &Session) -> (Vec<TopicName>, usize, Vec<SlowConsumer>) {
+    let look = |joined: &mut Vec<Joined>| {
+        let topics = joined.iter().take(SlowClient::MAX_TOPICS).map(|(topic, _)| topic.name.clone()).collect();
+        let mut policies = Vec::new();
+        for (_, subscription) in joined.iter() {
+            if !policies.contains(&subscription.policy()) {
+                policies.push(subscription.policy());
+            }
+        }
+        (topics, joined.len(), policies)
+    };
+    session.with_subscriptions(look).unwrap_or_default()
 }
 
 /// The lag of a client, in the single tick in which the client has lagged for long enough to be worth reporting.
@@ -54,7 +65,7 @@ pub(crate) fn begins_to_lag(slot: &Slot, shared: &Connections, tick: Tick) -> Op
     let (_, since) = slot.queued()?;
     let long_enough = shared.clock.rounds(SlowLog::MIN_TICKS);
     let single = long_enough..long_enough + shared.clock.rounds(1);
-    single.contains(&tick.since(since?)).then(|| describe(slot, peer_of(slot, shared), tick)).flatten()
+    single.contains(&tick.since(since?)).then(|| describe(slot, shared.table.session(slot).as_deref(), tick)).flatten()
 }
 
 /// Ticks between two lines about slow clients: of a second each by default.
@@ -100,7 +111,7 @@ impl SlowLog {
         self.last = Some(tick);
         let named: Vec<String> = largest
             .iter()
-            .filter_map(|(_, slot)| describe(slot, peer_of(slot, shared), tick))
+            .filter_map(|(_, slot)| describe(slot, shared.table.session(slot).as_deref(), tick))
             .map(|slow| in_words(&slow))
             .collect();
         log::warn!(clients = lagging; "{}: {}", title(lagging), named.join("; "));

@@ -194,6 +194,8 @@ counters! {
     messages_conflated: counter as messages_dropped { policy = "conflate" },
     /// Messages that topics forgot before their time, because memory was short.
     messages_trimmed: counter,
+    /// Messages accepted from clients, from the HTTP API and from the program.
+    published: reading,
     /// Messages handed to subscribers, sent at once or queued: a message counts once for each subscriber. Replayed
     /// messages are not counted.
     deliveries: reading,

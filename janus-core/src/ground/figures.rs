@@ -187,6 +187,12 @@ impl Published {
         counts[usize::from(way)].fetch_add(messages, Ordering::Relaxed);
     }
 
+    /// The messages of all namespaces and ways.
+    pub(crate) fn total(&self) -> u64 {
+        let namespaces = self.0.load();
+        namespaces.all.iter().flat_map(|(_, counts)| &**counts).map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     /// The namespaces and ways with a message.
     pub(crate) fn counts(&self) -> Vec<(String, Via, u64)> {
         let namespaces = self.0.load();
@@ -358,12 +364,14 @@ mod tests {
     fn messages_count_for_a_namespace_of_the_settings_and_otherwise_for_the_default() {
         let namespaces = [("chat".to_owned(), Namespace::default())].into();
         let published = Published::new(&Config { namespaces, ..Config::default() });
+        assert_eq!(published.total(), 0);
         for topic in ["chat:lobby", "chat", "other:lobby", "", ":", "chat:a:b"] {
             published.add(published.namespace(topic), Via::codec(3), 1);
         }
         published.add(NamespaceId::default(), Via::API, 10);
         let expected = [("default", Via::codec(3), 4), ("default", Via::API, 10), ("chat", Via::codec(3), 2)];
         assert_eq!(published.counts(), expected.map(|(name, via, count)| (name.to_owned(), via, count)));
+        assert_eq!(published.total(), expected.iter().map(|(_, _, count)| count).sum::<u64>());
     }
 
     fn with_namespaces(names: impl IntoIterator<Item = String>) -> Config {

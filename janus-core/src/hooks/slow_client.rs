@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::wire::Peer;
+use crate::config::SlowConsumer;
+use crate::wire::{Peer, TopicName};
 
 /// A client for which frames wait in the server, because the client takes them too slowly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SlowClient {
     /// The number of the client's connection, also used in the log.
@@ -23,4 +24,19 @@ pub struct SlowClient {
     pub queued_bytes: usize,
     /// For how long the queue has not been empty, to within two ticks (of a second by default).
     pub lagging_for: Duration,
+    /// The user's name from the [hook](super::Hooks::authenticate); empty for an unknown user, and for a subscriber in
+    /// this process.
+    pub user: String,
+    /// Topics of the client: up to [`MAX_TOPICS`](Self::MAX_TOPICS) of `topics_total`, in no order. None for a subscriber
+    /// in this process.
+    pub topics: Vec<TopicName>,
+    /// How many topics the client has.
+    pub topics_total: usize,
+    /// The policies of the client's subscriptions, each once: what happens when the queue is full.
+    pub policies: Vec<SlowConsumer>,
+}
+
+impl SlowClient {
+    /// Topics named of one client.
+    pub const MAX_TOPICS: usize = 10;
 }

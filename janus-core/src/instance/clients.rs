@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::janus::{Janus, on};
-use crate::connection::list::{self, ConnectionInfo};
+use crate::connection::list::{self, ConnectionInfo, ConnectionQuery, FoundConnections};
 use crate::connection::slow_clients::slow_clients;
 use crate::connection::transport::CONTROL_TIMEOUT;
 use crate::delivery::End;
@@ -63,7 +63,32 @@ impl Janus {
     /// ```
     #[must_use]
     pub fn connections(&self, after: u64, limit: usize) -> Vec<ConnectionInfo> {
-        list::page(self.tables(), after, limit)
+        self.find_connections(&ConnectionQuery::default().after(after).limit(limit)).connections
+    }
+
+    /// The connected clients that a query asks for, and their number.
+    ///
+    /// Each call looks at every connection, a portion at a time, and describes only the connections of the answer.
+    ///
+    /// ```
+    /// # use janus_core::{Config, ConnectionOrder, ConnectionQuery, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let query = ConnectionQuery::default().topic("news").order(ConnectionOrder::QueuedBytes).limit(10);
+    /// let found = janus.find_connections(&query);
+    /// println!("{} clients of news, and these have the largest queues:", found.total);
+    /// for client in found.connections {
+    ///     println!("{} from {}: {} bytes", client.connection, client.peer, client.queued_bytes);
+    /// }
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn find_connections(&self, query: &ConnectionQuery) -> FoundConnections {
+        list::find(self.tables(), query)
     }
 
     /// Closes a connection; returns false if the connection has closed already.

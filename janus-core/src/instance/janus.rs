@@ -271,6 +271,13 @@ impl Janus {
         self.inner.root.tree()
     }
 
+    /// The tree with at most `limit` children of each supervisor; children that do not run or that had to be restarted
+    /// are listed before others. For an instance with thousands of topics, whose whole tree takes megabytes.
+    #[must_use]
+    pub fn tree_within(&self, limit: usize) -> Tree {
+        self.inner.root.tree_within(limit)
+    }
+
     /// Traces the messages between the actors of the tree from now on, for a reader who wants to watch the instance at
     /// work. Without a trace, a message costs a look at a flag; with one, it takes some microseconds to put into words.
     /// Four traces may run at a time, and no actor waits for their readers.

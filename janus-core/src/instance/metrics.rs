@@ -45,9 +45,11 @@ impl Janus {
         if let Some(connections) = families.iter_mut().find(|family| family.name == "connections") {
             by_transport(shared, connections);
         }
+        if let Some(sum) = families.iter_mut().find(|family| family.name == "published") {
+            *sum = published(shared);
+        }
         families.extend([
             disconnects(shared),
-            published(shared),
             publish_errors(shared),
             fan_outs(shared),
             restarts(shared),

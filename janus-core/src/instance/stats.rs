@@ -27,6 +27,7 @@ impl Janus {
             message_bytes: ledger.frames(),
             memory_pressure: shared.pressure() as usize,
             draining: usize::from(shared.is_draining()),
+            published: shared.figures.published.total(),
             deliveries: shared.figures.deliveries.messages(),
             delivered_bytes: shared.figures.deliveries.bytes(),
             hook_news_lost: shared.installed_hooks().map_or(0, |hooks| hooks.lost()),

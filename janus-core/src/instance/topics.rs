@@ -34,16 +34,71 @@ impl Janus {
     /// ```
     #[must_use]
     pub fn topics_after(&self, after: &str, limit: usize) -> Vec<TopicInfo> {
+        self.topics_with_prefix("", after, limit)
+    }
+
+    /// The existing topics whose names begin with `prefix`, in the order of their names: the first `limit` after
+    /// `after`. Otherwise like [`topics_after`](Self::topics_after).
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let _subscribers = ["news", "quotes:ACME", "quotes:INITECH"].map(|topic| janus.subscribe(topic));
+    /// let quotes = janus.topics_with_prefix("quotes:", "", 10);
+    /// assert_eq!(quotes.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["quotes:ACME", "quotes:INITECH"]);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn topics_with_prefix(&self, prefix: &str, after: &str, limit: usize) -> Vec<TopicInfo> {
         let table = &self.inner.shared.topics.table;
         let mut page: Vec<TopicInfo> = Vec::new();
         loop {
             let count = (limit - page.len()).min(TOPICS_PORTION);
             let last = page.last().map_or(after, |topic| topic.name.as_str());
-            let portion = table.page(last, count);
+            let portion = table.page(prefix, last, count);
             // Their state without the table's lock, or no publisher could reach another topic in the meantime.
             page.extend(portion.iter().map(|topic| topic.info()));
             if count == 0 || portion.len() < count {
                 return page;
+            }
+        }
+    }
+
+    /// For each of the `limit` topics with the lowest [numbers](TopicInfo::number) above `after`: the topic's number, and
+    /// the number of its latest message. In the order of the topics' numbers.
+    ///
+    /// The cheapest look at many topics, for rates: sixteen bytes a topic, and no name.
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let _subscriber = janus.subscribe("news")?;
+    /// let before = janus.topic_counts(0, 1_000);
+    /// janus.publish("news", "hello").await?;
+    /// let after = janus.topic_counts(0, 1_000);
+    /// assert_eq!((after[0].0 == before[0].0, after[0].1 - before[0].1), (true, 1));
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn topic_counts(&self, after: u64, limit: usize) -> Vec<(u64, u64)> {
+        let table = &self.inner.shared.topics.table;
+        let mut counts: Vec<(u64, u64)> = Vec::new();
+        loop {
+            let count = (limit - counts.len()).min(TOPICS_PORTION);
+            let portion = table.portion(counts.last().map_or(after, |last| last.0), count);
+            counts.extend(portion.iter().map(|topic| topic.counted()));
+            if count == 0 || portion.len() < count {
+                return counts;
             }
         }
     }

@@ -244,6 +244,12 @@ impl Session {
         }
     }
 
+    /// Whether the client of an open connection is subscribed to the topic.
+    pub(crate) fn has_topic(&self, name: &str) -> bool {
+        let look = |joined: &mut Vec<Joined>| joined.iter().any(|(topic, _)| topic.name.as_str() == name);
+        self.with_subscriptions(look).unwrap_or(false)
+    }
+
     fn has_topics(&self) -> bool {
         match &*self.state.lock() {
             State::Attached { joined, earlier, .. } => !joined.is_empty() || earlier.is_some(),

@@ -131,6 +131,11 @@ pub struct TopicInfo {
     pub in_flight: usize,
     /// False while the topic is refused because it keeps crashing.
     pub available: bool,
+    /// The position of the latest message. The difference of two looks is the number of messages in between, as long as
+    /// `number` is the same; a crash of the topic does not change that.
+    pub position: Position,
+    /// Rises with each topic of the instance, so that a topic is not taken for an earlier topic of the same name.
+    pub number: u64,
 }
 
 impl TopicState {
@@ -285,7 +290,14 @@ impl TopicState {
             subscribers: core.roster.len(),
             in_flight: core.inbox.frames_in_flight(),
             available: core.life == Life::Live,
+            position: core.sequence.position(),
+            number: self.number,
         }
+    }
+
+    /// The topic's number, and the number of the latest message.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        (self.number, self.core.lock().sequence.position().seq)
     }
 
     pub(crate) fn epoch(&self) -> Epoch {

@@ -276,10 +276,12 @@ impl TopicTable {
         self.topics.lock().by_number.values().cloned().collect()
     }
 
-    /// The first `count` topics after the name `after`, in the order of names.
-    pub(crate) fn page(&self, after: &str, count: usize) -> Vec<Arc<TopicState>> {
+    /// The first `count` topics after the name `after` whose names begin with `prefix`, in the order of names.
+    pub(crate) fn page(&self, prefix: &str, after: &str, count: usize) -> Vec<Arc<TopicState>> {
         let topics = self.topics.lock();
-        let rest = topics.in_order.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let rest = topics.in_order.range::<str, _>((from, Bound::Unbounded));
+        let rest = rest.take_while(|(name, _)| name.as_str().starts_with(prefix));
         rest.take(count).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 
@@ -476,8 +478,8 @@ mod tests {
                 topics.open_topic(&name(topic), None).unwrap();
             }
             assert_eq!((table.len(), table.made(), table.count()), (3, 3, (3, 0)));
-            assert_eq!(names(&table.page("", 2)), ["a", "b"]);
-            assert_eq!(names(&table.page("b", 2)), ["c"]);
+            assert_eq!(names(&table.page("", "", 2)), ["a", "b"]);
+            assert_eq!(names(&table.page("", "b", 2)), ["c"]);
             assert_eq!(names(&table.portion(0, 2)), ["b", "c"]);
             assert_eq!(names(&table.portion(2, 2)), ["a"]);
             assert!(Arc::ptr_eq(&topics.open_topic(&name("a"), None).unwrap(), &table.find("a").unwrap()));

@@ -117,16 +117,54 @@ impl Record {
             state: self.state,
             restarts: self.restarts,
             last_reason: self.last_reason.clone(),
+            due_in: self.due.map(|due| due.saturating_duration_since(Instant::now())),
             children: Vec::new(),
             numbered: 0,
+            unlisted: 0,
         }
     }
 }
 
+/// A node without the nodes below, and the child that knows these.
+type Shallow = (Tree, Arc<dyn Launch>);
+
+/// The nodes of at most `limit` children, and how many children are left out. Children in trouble are left out last.
+pub(crate) fn nodes<'a>(
+    children: impl ExactSizeIterator<Item = &'a Record> + Clone,
+    limit: usize,
+) -> (Vec<Shallow>, usize) {
+    let node = |child: &Record| (child.node(), child.spec.launch.clone());
+    let all = children.len();
+    if all <= limit {
+        return (children.map(node).collect(), 0);
+    }
+    let calm = |child: &Record| match child.state {
+        State::Running if child.restarts == 0 => 2_usize,
+        State::Running => 1,
+        _ => 0,
+    };
+    let mut counts = [0; 3];
+    children.clone().for_each(|child| counts[calm(child)] += 1);
+    // The number of children to list of each kind.
+    let mut room = limit;
+    for count in &mut counts {
+        *count = room.min(*count);
+        room -= *count;
+    }
+    let listed = children.filter(|child| {
+        let room = &mut counts[calm(child)];
+        *room > 0 && {
+            *room -= 1;
+            true
+        }
+    });
+    (listed.map(node).collect(), all - limit)
+}
+
 /// Completes the nodes of children with their subtrees. Holds no lock while asking a child.
-pub(crate) fn with_subtrees(nodes: Vec<(Tree, Arc<dyn Launch>)>) -> Vec<Tree> {
-    let deepen = |(node, launch): (Tree, Arc<dyn Launch>)| match launch.subtree() {
-        Some(below) => Tree { kind: below.kind, children: below.children, numbered: below.numbered, ..node },
+pub(crate) fn with_subtrees(nodes: Vec<Shallow>, limit: usize) -> Vec<Tree> {
+    let deepen = |(node, launch): Shallow| match launch.subtree(limit) {
+        Some(Tree { kind, children, numbered, unlisted, .. }) => Tree { kind, children, numbered, unlisted, ..node },
         None => node,
     };
     nodes.into_iter().map(deepen).collect()

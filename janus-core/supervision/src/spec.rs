@@ -307,8 +307,8 @@ pub(crate) trait Launch: Send + Sync {
     /// Called when `cell` is given up for dead and the code of the incarnation will not clean up: the name stops
     /// resolving to `cell`, and all children below end.
     fn abandon(&self, cell: &Cell);
-    /// The tree below, if the child is a supervisor.
-    fn subtree(&self) -> Option<Tree> {
+    /// The tree below with at most `limit` children of each supervisor, if the child is a supervisor.
+    fn subtree(&self, _limit: usize) -> Option<Tree> {
         None
     }
     /// The name of `id`, if `id` runs below this child.

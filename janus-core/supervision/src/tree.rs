@@ -53,12 +53,20 @@ pub struct Tree {
     pub restarts: u64,
     /// Why the last incarnation ended.
     pub last_reason: Option<ExitReason>,
+    /// The time until the next start, while a start is due later: the rest of a quarantine, or of a back-off. In JSON
+    /// `due_in_ms`, in milliseconds.
+    #[serde(rename = "due_in_ms", serialize_with = "as_millis", skip_serializing_if = "Option::is_none")]
+    pub due_in: Option<Duration>,
     /// The children in the order of their start; named children of a dynamic supervisor in the order of their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Self>,
     /// The number of numbered children of a dynamic supervisor, which are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     pub numbered: usize,
+    /// The number of further children, which are not listed because of a limit
+    /// ([`SupervisorRef::tree_within`](crate::SupervisorRef::tree_within)).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unlisted: usize,
 }
 
 impl Tree {
@@ -71,8 +79,10 @@ impl Tree {
             state: State::Stopped,
             restarts: 0,
             last_reason: None,
+            due_in: None,
             children: Vec::new(),
             numbered: 0,
+            unlisted: 0,
         }
     }
 
@@ -147,6 +157,10 @@ impl Tree {
 
 fn as_text<S: Serializer>(name: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(name)
+}
+
+fn as_millis<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::support::{Echo, Leave, Log, PLANNED, Panic, Puppet, SECOND, end, in_time, puppet, settle, virtual_time};
+use crate::support::{
+    Echo, Leave, Log, PLANNED, Panic, Puppet, SECOND, crash, end, in_time, puppet, settle, virtual_time,
+};
 
 async fn run(dynamic: &DynamicSupervisor, here: &Place) -> SupervisorRef {
     Supervisor::new("root", Strategy::OneForOne).child(ChildSpec::dynamic(dynamic)).start(here).await.unwrap()
@@ -351,6 +353,41 @@ fn a_dynamic_supervisor_takes_its_children_along() {
         pool.monitor_child(named, move |down| drop(tell.send(down.reason))).unwrap().detach();
         tree.kill();
         assert_eq!(told.await.unwrap(), ExitReason::Killed);
+    });
+}
+
+#[test]
+fn a_tree_with_a_limit_lists_children_in_trouble_before_others() {
+    virtual_time(async |here| {
+        let pool = DynamicSupervisor::new("pool").child_intensity(1, SECOND).quarantine(60 * SECOND);
+        let tree = run(&pool, &here).await;
+        let log = Log::default();
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| puppet(name, &log));
+        let actors = [&a, &b, &c, &d].map(|(actor, _)| actor.clone());
+        for (_, spec) in [a, b, c, d] {
+            pool.start_child(spec).await.unwrap();
+        }
+        crash(&actors[1]).await;
+        crash(&actors[3]).await;
+        crash(&actors[3]).await;
+        let listed = |limit| {
+            let tree = tree.tree_within(limit);
+            let pool = tree.find("pool").unwrap();
+            let names: Vec<_> = pool.children.iter().map(|child| child.name.to_string()).collect();
+            (names.join(" "), pool.unlisted, tree.unlisted)
+        };
+        assert_eq!(listed(1), ("d".to_owned(), 3, 0));
+        assert_eq!(listed(2), ("b d".to_owned(), 2, 0));
+        assert_eq!(listed(3), ("a b d".to_owned(), 1, 0));
+        assert_eq!(listed(4), ("a b c d".to_owned(), 0, 0));
+        assert_eq!(tree.tree_within(4), tree.tree());
+        let due_in = |name| tree.tree().find(name).unwrap().due_in;
+        assert_eq!((due_in("d"), due_in("b")), (Some(60 * SECOND), None));
+        tokio::time::sleep(20 * SECOND).await;
+        let json = serde_json::to_value(tree.tree_within(1)).unwrap();
+        let pool = &json["children"][0];
+        assert_eq!((&pool["children"][0]["due_in_ms"], &pool["unlisted"]), (&40_000.into(), &3.into()));
+        tree.stop().await;
     });
 }
 

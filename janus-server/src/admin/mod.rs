@@ -35,11 +35,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use janus_core::wire::{ForwardedClient, ForwardedHeader};
 use janus_core::{Config, IpNet};
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::api::{Api, Crowded, EXCHANGE_TIMEOUT, Incoming, Lines, head_of, linger};
 use crate::reload::Reloader;
@@ -164,6 +165,9 @@ impl Admin {
         };
         let listeners: Vec<TcpListener> = listening.into_iter().map(watch).collect::<io::Result<_>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        if !listeners.is_empty() {
+            self.api.start_sampling();
+        }
         for listener in listeners {
             tokio::spawn(Arc::clone(self).accept(listener));
         }
@@ -179,6 +183,12 @@ impl Admin {
     #[cfg(test)]
     pub(crate) fn free_places(&self) -> usize {
         self.api.free_places()
+    }
+
+    /// How many further streams could be served now.
+    #[cfg(test)]
+    pub(crate) fn free_streams(&self) -> usize {
+        self.api.free_streams()
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
@@ -235,10 +245,13 @@ impl Admin {
         let permit = permit.into_inner();
         // Answers to anybody are short, and must not keep a connection from making room.
         let carried_out = permit.as_ref().is_some_and(|permit| self.api.carries_out(permit));
-        let exchange = carried_out.then(|| {
-            let time = EXCHANGE_TIMEOUT + lasts.into_inner().unwrap_or_default();
-            Arc::new(Exchange { _permit: permit, _cut: place.cut_after(time), _busy: busy })
-        });
+        let is_stream = permit.as_ref().is_some_and(|permit| self.api.streams(permit));
+        let cut = match is_stream {
+            true => Some(place.cut_if_unread_for(EXCHANGE_TIMEOUT)),
+            false if carried_out => Some(place.cut_after(EXCHANGE_TIMEOUT + lasts.into_inner().unwrap_or_default())),
+            false => None,
+        };
+        let exchange = cut.map(|cut| Arc::new(Exchange { _permit: permit, cut, _busy: busy }));
         Ok(answer.map(|body| Held { body, exchange }))
     }
 
@@ -263,30 +276,61 @@ enum Dropped {
 /// What a request that is carried out holds until the last byte of its answer is written.
 #[derive(Debug)]
 struct Exchange {
-    /// The place among [`MAX_REQUESTS`].
+    /// The place among [`MAX_REQUESTS`], or among streams.
     _permit: Option<OwnedSemaphorePermit>,
-    _cut: CutAfter,
+    cut: Cut,
     _busy: places::Busy,
 }
 
 /// Cuts a connection whose answer is not read in time; the drop gives up.
 #[derive(Debug)]
-struct CutAfter(AbortHandle);
+struct Cut {
+    timer: AbortHandle,
+    /// The time of the last part that the connection took; `None` if the time is that of the whole answer.
+    read: Option<Arc<Mutex<Instant>>>,
+}
 
-impl Drop for CutAfter {
+impl Cut {
+    /// The connection has taken a part of the answer.
+    fn note_read(&self) {
+        if let Some(read) = &self.read {
+            *read.lock() = Instant::now();
+        }
+    }
+}
+
+impl Drop for Cut {
     fn drop(&mut self) {
-        self.0.abort();
+        self.timer.abort();
     }
 }
 
 impl Place {
-    fn cut_after(self: &Arc<Self>, time: Duration) -> CutAfter {
+    /// Cuts the connection if the whole answer takes longer than this.
+    fn cut_after(self: &Arc<Self>, time: Duration) -> Cut {
         let place = Arc::clone(self);
         let timer = tokio::spawn(async move {
             sleep(time).await;
             place.cut();
         });
-        CutAfter(timer.abort_handle())
+        Cut { timer: timer.abort_handle(), read: None }
+    }
+
+    /// Cuts the connection if it takes no part of the answer for this time. For streams, which have a part every few
+    /// seconds.
+    fn cut_if_unread_for(self: &Arc<Self>, time: Duration) -> Cut {
+        let (place, read) = (Arc::clone(self), Arc::new(Mutex::new(Instant::now())));
+        let last = Arc::clone(&read);
+        let timer = tokio::spawn(async move {
+            loop {
+                let until = *last.lock() + time;
+                if until <= Instant::now() {
+                    return place.cut();
+                }
+                sleep_until(until).await;
+            }
+        });
+        Cut { timer: timer.abort_handle(), read: Some(read) }
     }
 }
 
@@ -315,6 +359,9 @@ impl Body for Held {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let Some(exchange) = &self.exchange else { return Poll::Ready(frame) };
+        if matches!(frame, Some(Ok(_))) {
+            exchange.cut.note_read();
+        }
         let held = |bytes| Bytes::from_owner(HeldBytes { bytes, _exchange: Arc::clone(exchange) });
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(held))))
     }

@@ -1,18 +1,15 @@
 //! What the server knows of itself, for operators: its figures, its supervision tree, and the clients that lag.
+//!
+//! The functions that look at all clients or at the tree block, and run on a thread of their own.
 
-use std::sync::Arc;
-
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::{Request, Response};
 use janus_core::supervision::Tree;
-use janus_core::wire::HttpError;
-use janus_core::{MetricKind, Stats};
-use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
+use janus_core::wire::{HttpError, Peer, TopicName};
+use janus_core::{Janus, SlowClient, SlowConsumer};
+use serde::Serialize;
 
-use super::routes::{MAX_ANSWER_BYTES, bad_request, digits, json, to_json};
-use super::{Api, Incoming, busy, with_type};
+use super::query::{Query, grouped};
+use super::routes::{MAX_ANSWER_BYTES, to_json};
+use crate::live::{self, Figures, KEPT, Listed, Live};
 
 /// Children listed below each supervisor: by default, and at most. Only topics are ever that many.
 pub(super) const DEFAULT_CHILDREN: usize = 1_000;
@@ -22,57 +19,93 @@ pub(super) const MAX_CHILDREN: usize = 10_000;
 pub(super) const DEFAULT_SLOW: usize = 20;
 pub(super) const MAX_SLOW: usize = 1_000;
 
-impl Api {
-    pub(super) fn stats(&self) -> Response<Full<Bytes>> {
-        json(&StatsJson { stats: Figures(self.janus.stats()) })
+/// The figures, with the samples of some seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StatsView {
+    samples: Option<usize>,
+}
+
+impl StatsView {
+    pub(super) fn of(query: &str) -> Result<Self, HttpError> {
+        Ok(Self { samples: Query::of(query, &["samples"])?.number("samples", KEPT)? })
     }
 
-    pub(super) fn slow(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Query { limit, .. } = Query::of(request, &["limit"], MAX_SLOW)?;
-        let clients = self.janus.slow_clients(limit.unwrap_or(DEFAULT_SLOW));
-        let clients = clients.iter().map(|client| SlowJson {
-            connection: client.client,
-            peer: client.peer.map(|peer| peer.to_string()),
-            transport: client.transport,
-            queued_frames: client.queued_frames,
-            queued_bytes: client.queued_bytes,
-            lagging_for_ms: u64::try_from(client.lagging_for.as_millis()).unwrap_or(u64::MAX),
-        });
-        Ok(json(&SlowClients { clients: clients.collect() }))
+    /// Whether the answer takes no time to speak of.
+    pub(super) fn is_short(self) -> bool {
+        self.samples.is_none()
     }
 
-    /// The tree has an entry for each topic, so a thread of its own copies the tree, and one tree is copied at a time.
-    pub(super) async fn tree(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Query { limit, as_text } = Query::of(&request, &["limit", "format"], MAX_CHILDREN)?;
-        // A body is not `Sync`, and must not be held across the wait below.
-        drop(request);
-        let permit = Arc::clone(&self.trees).try_acquire_owned();
-        let permit = permit.map_err(|_| busy("another tree is being copied; try again later"))?;
-        let janus = self.janus.clone();
-        let copy = tokio::task::spawn_blocking(move || {
-            let mut tree = janus.tree();
-            let (mut unlisted, mut bytes) = (0, 0);
-            cut(&mut tree, limit.unwrap_or(DEFAULT_CHILDREN), &mut bytes, &mut unlisted);
-            drop(permit);
-            if as_text { to_text(&tree, unlisted) } else { to_json(&TreeJson { tree, unlisted }) }
-        });
-        let copy = copy.await.map_err(|_| busy("the server is ending"))?;
-        let kind = if as_text { "text/plain; charset=utf-8" } else { "application/json" };
-        Ok(with_type(self.large(copy)?, kind))
+    pub(super) fn answer(self, janus: &Janus, live: &Live) -> Vec<u8> {
+        let (rates, samples) = {
+            let samples = live.samples();
+            (samples.rates(), self.samples.map(|count| samples.last(count)))
+        };
+        to_json(&StatsJson {
+            version: env!("CARGO_PKG_VERSION"),
+            time: live::unix_millis(),
+            uptime_ms: millis(live.uptime()),
+            stats: Figures(&janus.stats(), &rates),
+            samples: samples.as_deref().map(Listed),
+        })
     }
 }
 
-/// Leaves at most `limit` children of each node, and names of at most [`MAX_ANSWER_BYTES`] altogether.
-fn cut(tree: &mut Tree, limit: usize, bytes: &mut usize, unlisted: &mut usize) {
-    let fitting = tree.children.iter().take(limit).take_while(|child| {
+/// The slow clients with the largest queues.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlowView {
+    limit: usize,
+}
+
+impl SlowView {
+    pub(super) fn of(query: &str) -> Result<Self, HttpError> {
+        Ok(Self { limit: Query::of(query, &["limit"])?.number("limit", MAX_SLOW)?.unwrap_or(DEFAULT_SLOW) })
+    }
+
+    pub(super) fn answer(self, janus: &Janus) -> Vec<u8> {
+        let clients = janus.slow_clients(self.limit);
+        let mut bytes = 0;
+        let fitting = clients.iter().take_while(|client| {
+            bytes += client.topics.iter().map(|topic| topic.as_str().len()).sum::<usize>();
+            bytes <= MAX_ANSWER_BYTES
+        });
+        to_json(&SlowClients { clients: fitting.map(SlowJson::of).collect() })
+    }
+}
+
+/// The supervision tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TreeView {
+    limit: usize,
+    pub(super) as_text: bool,
+}
+
+impl TreeView {
+    pub(super) fn of(query: &str) -> Result<Self, HttpError> {
+        let query = Query::of(query, &["limit", "format"])?;
+        let as_text = query.one_of("format", &[("json", false), ("text", true)])?.unwrap_or(false);
+        Ok(Self { limit: query.number("limit", MAX_CHILDREN)?.unwrap_or(DEFAULT_CHILDREN), as_text })
+    }
+
+    pub(super) fn answer(self, janus: &Janus) -> Vec<u8> {
+        let mut tree = janus.tree_within(self.limit);
+        let (mut unlisted, mut bytes) = (0, 0);
+        cut(&mut tree, &mut bytes, &mut unlisted);
+        if self.as_text { to_text(&tree, unlisted) } else { to_json(&TreeJson { tree, unlisted }) }
+    }
+}
+
+/// Leaves names of at most [`MAX_ANSWER_BYTES`] altogether, and counts the children that are not listed.
+fn cut(tree: &mut Tree, bytes: &mut usize, unlisted: &mut usize) {
+    let fitting = tree.children.iter().take_while(|child| {
         *bytes += child.name.len();
         *bytes <= MAX_ANSWER_BYTES
     });
-    let listed = fitting.count();
-    *unlisted += tree.children.len() - listed;
-    tree.children.truncate(listed);
+    let fitting = fitting.count();
+    tree.unlisted += tree.children.len() - fitting;
+    tree.children.truncate(fitting);
+    *unlisted += tree.unlisted;
     for child in &mut tree.children {
-        cut(child, limit, bytes, unlisted);
+        cut(child, bytes, unlisted);
     }
 }
 
@@ -80,70 +113,25 @@ fn to_text(tree: &Tree, unlisted: usize) -> Vec<u8> {
     match unlisted {
         0 => format!("{tree}\n"),
         _ => format!(
-            "{tree}\n\n{unlisted} further nodes are not listed; limit=N lists up to {MAX_CHILDREN} of each supervisor\n"
+            "{tree}\n\n{unlisted} further nodes are not listed; limit=N lists up to {} of each supervisor\n",
+            grouped(MAX_CHILDREN)
         ),
     }
     .into_bytes()
 }
 
-/// The parameters of a request.
-struct Query {
-    limit: Option<usize>,
-    as_text: bool,
-}
-
-impl Query {
-    fn of(request: &Request<Incoming>, accepted: &[&str], max: usize) -> Result<Self, HttpError> {
-        let (mut limit, mut format) = (None, None);
-        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
-            if !accepted.contains(&&*name) {
-                return Err(bad_request(format!("the query: expected only {}", accepted.join(" and "))));
-            }
-            let is_first = if name == "limit" {
-                let number = digits(&value).and_then(|number| usize::try_from(number).ok());
-                let number = number.filter(|number| (1..=max).contains(number));
-                let number =
-                    number.ok_or_else(|| bad_request(format!("limit: expected a whole number from 1 to {max}")))?;
-                limit.replace(number).is_none()
-            } else {
-                let as_text = match &*value {
-                    "json" => false,
-                    "text" => true,
-                    _ => return Err(bad_request("format: expected json or text")),
-                };
-                format.replace(as_text).is_none()
-            };
-            if !is_first {
-                return Err(bad_request(format!("the query: duplicate parameter {name}")));
-            }
-        }
-        Ok(Self { limit, as_text: format.unwrap_or(false) })
-    }
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize)]
-struct StatsJson {
-    stats: Figures,
-}
-
-/// All figures, each under its name.
-struct Figures(Stats);
-
-impl Serialize for Figures {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for metric in self.0.metrics() {
-            map.serialize_entry(metric.name, &Figure { value: metric.value, kind: metric.kind, text: metric.text })?;
-        }
-        map.end()
-    }
-}
-
-#[derive(Serialize)]
-struct Figure {
-    value: u64,
-    kind: MetricKind,
-    text: &'static str,
+struct StatsJson<'a> {
+    version: &'static str,
+    time: u64,
+    uptime_ms: u64,
+    stats: Figures<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    samples: Option<Listed<'a>>,
 }
 
 #[derive(Serialize)]
@@ -153,16 +141,37 @@ struct TreeJson {
 }
 
 #[derive(Serialize)]
-struct SlowClients {
-    clients: Vec<SlowJson>,
+struct SlowClients<'a> {
+    clients: Vec<SlowJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct SlowJson {
+struct SlowJson<'a> {
     connection: u64,
-    peer: Option<String>,
+    peer: Option<Peer>,
     transport: &'static str,
+    user: &'a str,
+    topics: &'a [TopicName],
+    topics_total: usize,
+    policy: &'a [SlowConsumer],
     queued_frames: usize,
     queued_bytes: usize,
     lagging_for_ms: u64,
+}
+
+impl<'a> SlowJson<'a> {
+    fn of(client: &'a SlowClient) -> Self {
+        Self {
+            connection: client.client,
+            peer: client.peer,
+            transport: client.transport,
+            user: &client.user,
+            topics: &client.topics,
+            topics_total: client.topics_total,
+            policy: &client.policies,
+            queued_frames: client.queued_frames,
+            queued_bytes: client.queued_bytes,
+            lagging_for_ms: millis(client.lagging_for),
+        }
+    }
 }

@@ -4,16 +4,22 @@
 //! |---|---|---|
 //! | `mod.rs` | the API | its limits, and the decision on each request |
 //! | `access.rs` | pure | the decision whether a request is allowed |
-//! | `inspecting.rs` | handlers | the routes with which operators look at the server |
+//! | `events.rs` | a task, and one for each stream | the answers of other routes once a second, as an event stream |
+//! | `inspecting.rs` | answers | the figures, the tree and the slow clients |
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
 //! | `exchange.rs` | the life of a connection | a request of the HTTP port, its answer, and the way back to the port |
+//! | `listing.rs` | answers | the lists of topics and connections |
 //! | `places.rs` | a table | the requests that are carried out at once |
 //! | `publishing.rs` | handlers | the routes that publish |
+//! | `query.rs` | pure | the parameters of a request |
 //! | `reloading.rs` | a handler | the route that reads the settings again |
 //! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
+//! | `streams.rs` | a table | the places of event streams, and when they end |
+//! | `subscribing.rs` | a task for each stream | the messages of topics as an event stream |
 //! | `traceparent.rs` | pure | the line of the log about a publication that is part of a trace |
-//! | `tracing.rs` | a task for each trace | the only answer sent line by line |
+//! | `tracing.rs` | a task for each trace | an answer sent line by line |
+//! | `views.rs` | values | the routes with which operators look at the server, and who may walk through it |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
 //!
 //! A framework would be larger than the routes themselves, and the routes are a table that the test of `openapi.json`
@@ -26,18 +32,24 @@
 //! the thread of the API and back costs more than the publication.
 
 mod access;
+mod events;
 mod exchange;
 mod inspecting;
 mod levels;
+mod listing;
 mod places;
 mod publishing;
+mod query;
 mod reloading;
 mod revoking;
 mod routes;
+mod streams;
+mod subscribing;
 #[cfg(test)]
 mod tests;
 mod traceparent;
 mod tracing;
+mod views;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -54,13 +66,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use access::Access;
+use events::Shown;
 pub(crate) use exchange::Incoming;
 use places::Places;
 pub(crate) use routes::head_of;
 use routes::{Admission, Endpoint};
+use streams::Streams;
 pub(crate) use tracing::Lines;
+use views::{Looks, View, Viewer};
 
 use crate::admin::Health;
+use crate::live::Live;
 use crate::metrics::{Metrics, Requests, Sources};
 use crate::reload::{Reloader, WeakReloader};
 use crate::settings::Settings;
@@ -82,6 +98,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Memory for all large answers that clients are still reading. A further answer that does not fit gets status 503.
 const MAX_ANSWERS_BYTES: usize = 64 << 20;
+
+/// Answers of the admin port up to this length take no room in [`MAX_ANSWERS_BYTES`]: 2 MiB for all requests together.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// How long a shutdown waits for answers in progress.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -106,8 +125,10 @@ pub(crate) struct Api {
     lingering: Semaphore,
     /// Room for large answers: one permit per byte.
     answers: Arc<Semaphore>,
-    /// The copy of the supervision tree.
-    trees: Arc<Semaphore>,
+    /// For the routes with which operators look at the server, and for streams of them.
+    viewer: Viewer,
+    shown: Arc<Shown>,
+    streams: Streams,
     /// For the routes of the admin port; `None` on the HTTP port.
     health: Option<Arc<Health>>,
     /// For the route that reads the settings again; empty on the HTTP port.
@@ -132,6 +153,8 @@ impl Api {
     ) -> Self {
         let requests = Arc::clone(&shared.requests);
         let sources = Sources { janus: janus.clone(), health: None, access, requests, started: SystemTime::now() };
+        let answers = Arc::new(Semaphore::new(MAX_ANSWERS_BYTES));
+        let viewer = Viewer::new(janus.clone(), Arc::new(Live::new(janus.clone())));
         Self {
             janus,
             port: Port::Http,
@@ -139,8 +162,10 @@ impl Api {
             places: Places::new(settings.max_api_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
-            answers: Arc::new(Semaphore::new(MAX_ANSWERS_BYTES)),
-            trees: Arc::new(Semaphore::new(1)),
+            shown: Arc::new(Shown::new(viewer.clone(), Arc::clone(&answers))),
+            viewer,
+            streams: Streams::new(),
+            answers,
             health: None,
             reloader: OnceLock::new(),
             metrics: Metrics::new(sources),
@@ -159,7 +184,9 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
-            trees: Arc::clone(&self.trees),
+            viewer: self.viewer.clone(),
+            shown: Arc::clone(&self.shown),
+            streams: Streams::new(),
             metrics: self.metrics.with(|sources| Sources { health: Some(Arc::clone(&health)), ..sources }),
             health: Some(health),
             reloader: OnceLock::new(),
@@ -183,6 +210,11 @@ impl Api {
         }
     }
 
+    /// Samples the figures of the server from now on, on the current runtime.
+    pub(crate) fn start_sampling(&self) {
+        self.viewer.live().start();
+    }
+
     /// Maximum bytes of a request's body. A body holds at most a single message.
     fn max_body_bytes(&self) -> usize {
         self.janus.config().max_frame_bytes
@@ -196,6 +228,11 @@ impl Api {
     /// Whether the place that [`answer`](Self::answer) took is that of a request carried out, and not of a refusal.
     pub(crate) fn carries_out(&self, place: &OwnedSemaphorePermit) -> bool {
         self.places.has(place)
+    }
+
+    /// Whether the place that [`answer`](Self::answer) took is that of a stream, which has no end of its own.
+    pub(crate) fn streams(&self, place: &OwnedSemaphorePermit) -> bool {
+        self.streams.has(place)
     }
 
     /// Serves every connection that comes through the channel, on the current runtime.
@@ -238,9 +275,16 @@ impl Api {
         self.places.free()
     }
 
-    /// Waits until every request being served is answered, at most [`FINISH_TIMEOUT`].
+    /// How many further streams could be served now.
+    #[cfg(test)]
+    pub(crate) fn free_streams(&self) -> usize {
+        self.streams.free()
+    }
+
+    /// Ends the streams, and waits until every request being served is answered, at most [`FINISH_TIMEOUT`].
     pub(crate) async fn finish(&self) {
-        let _ = timeout(FINISH_TIMEOUT, self.places.all_back()).await;
+        let finished = async { tokio::join!(self.streams.end(), self.places.all_back()) };
+        let _ = timeout(FINISH_TIMEOUT, finished).await;
     }
 
     /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is
@@ -250,14 +294,20 @@ impl Api {
     }
 
     /// Makes an answer of up to megabytes, and takes room in `answers` until the last byte is written.
-    fn large(&self, mut body: Vec<u8>) -> Result<Response<Full<Bytes>>, HttpError> {
-        body.shrink_to_fit();
-        let room = u32::try_from(body.len()).ok().and_then(|bytes| {
-            let answers = Arc::clone(&self.answers);
-            answers.try_acquire_many_owned(bytes).ok()
-        });
-        let room = room.ok_or_else(answers_full)?;
-        Ok(response(200, Bytes::from_owner(Large { body, _room: room })))
+    fn large(&self, body: Vec<u8>) -> Result<Response<Full<Bytes>>, HttpError> {
+        let body = Large::new(body, &self.answers).ok_or_else(answers_full)?;
+        Ok(response(200, Bytes::from_owner(body)))
+    }
+
+    /// Answers a view. The few requests that operators may have at once need no account of small answers, which are
+    /// given even if other answers take all the memory.
+    async fn look(&self, view: View) -> Result<Response<Full<Bytes>>, HttpError> {
+        let body = self.viewer.answer(&view, Looks::Once).await?;
+        let answer = match self.port {
+            Port::Admin if body.len() <= SMALL_BYTES => response(200, body.into()),
+            Port::Admin | Port::Http => self.large(body)?,
+        };
+        Ok(if view.is_text() { with_type(answer, "text/plain; charset=utf-8") } else { answer })
     }
 
     /// Answers a request. `place` receives the permit the request takes: one of `max_api_connections` only if the
@@ -284,6 +334,22 @@ impl Api {
         lasts: &OnceLock<Duration>,
     ) -> Result<Response<Either<Full<Bytes>, Lines>>, Crowded> {
         let answer = match self.admit(&request, is_local) {
+            Admission::Granted(endpoint @ (Endpoint::Events | Endpoint::Subscribe)) => {
+                let kept = self.streams.keep(&self.access, head_of(&request), is_local);
+                let begun = match endpoint {
+                    Endpoint::Events => self.events(&request, kept),
+                    _ => self.subscribe(&request, kept),
+                };
+                match begun {
+                    Ok((answer, stream)) => {
+                        if let Some(stream) = stream {
+                            place.get_or_init(|| stream);
+                        }
+                        return Ok(answer.map(Either::Right));
+                    }
+                    Err(error) => refusal(&error),
+                }
+            }
             Admission::Granted(endpoint) => {
                 if let Some(permit) = self.places.take() {
                     place.get_or_init(|| permit);
@@ -343,6 +409,15 @@ fn access<'a>(settings: &Settings, addresses: impl Iterator<Item = &'a SocketAdd
 struct Large {
     body: Vec<u8>,
     _room: OwnedSemaphorePermit,
+}
+
+impl Large {
+    /// `None` if there is no room.
+    fn new(mut body: Vec<u8>, room: &Arc<Semaphore>) -> Option<Self> {
+        body.shrink_to_fit();
+        let bytes = u32::try_from(body.len()).ok()?;
+        Some(Self { body, _room: Arc::clone(room).try_acquire_many_owned(bytes).ok()? })
+    }
 }
 
 impl AsRef<[u8]> for Large {

@@ -14,10 +14,9 @@ use janus_core::{Delivery, Epoch, HistoryError, Position};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::{Api, Incoming, Port, refusal, response, traceparent, with_type};
+use super::{Api, Incoming, Port, View, refusal, response, traceparent, with_type};
 use crate::admin::health;
 use crate::metrics::Format;
 
@@ -27,9 +26,6 @@ pub(super) const MAX_LIMIT: usize = 10_000;
 
 /// Bytes of messages, or of names, in one answer; a history has at least one message, however long.
 pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
-
-/// Entries of a list to look up before yielding to other tasks.
-const LIST_PORTION: usize = 512;
 
 /// The OpenAPI description, and the part of the text that depends on the server's settings.
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -62,6 +58,8 @@ pub(super) enum Endpoint {
     Stats,
     Tree,
     Slow,
+    Events,
+    Subscribe,
 }
 
 /// The ports on which a route is served.
@@ -86,6 +84,8 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/stats", Method::GET, Served::Admin, Endpoint::Stats),
     ("/api/tree", Method::GET, Served::Admin, Endpoint::Tree),
     ("/api/slow", Method::GET, Served::Admin, Endpoint::Slow),
+    ("/api/events", Method::GET, Served::Admin, Endpoint::Events),
+    ("/api/subscribe", Method::GET, Served::Admin, Endpoint::Subscribe),
     ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
     ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
@@ -206,22 +206,24 @@ impl Api {
             }
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
             Endpoint::History => self.history(&self.body(request).await?),
-            Endpoint::Topics => self.topics(&Page::of(&request)?).await,
-            Endpoint::Connections => self.connections(&Page::of(&request)?).await,
+            Endpoint::Topics | Endpoint::Connections | Endpoint::Stats | Endpoint::Tree | Endpoint::Slow => {
+                let route = request.uri().path().trim_start_matches("/api/");
+                let view = View::of(route, request.uri().query().unwrap_or_default())?;
+                // A body is not `Sync`, and must not be held across the wait below.
+                drop(request);
+                self.look(view).await
+            }
             Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
             Endpoint::Revoke => self.revoke(&self.body(request).await?),
             Endpoint::Levels => no_query(&request).map(|()| self.levels()),
             Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
             Endpoint::ResetLevels => self.reset_levels(&request),
             Endpoint::Metrics => self.scrape(&request),
-            Endpoint::Stats => no_query(&request).map(|()| self.stats()),
-            Endpoint::Tree => self.tree(request).await,
-            Endpoint::Slow => self.slow(&request),
             Endpoint::Reload => {
                 no_query(&request)?;
                 self.reload().await
             }
-            Endpoint::Trace => unreachable!("a trace is answered line by line"),
+            Endpoint::Trace | Endpoint::Events | Endpoint::Subscribe => unreachable!("answered line by line"),
             Endpoint::OpenApi | Endpoint::Index | Endpoint::Livez | Endpoint::Readyz => {
                 unreachable!("answered by `admit`")
             }
@@ -272,66 +274,6 @@ impl Api {
             more,
             messages: part.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
         }))
-    }
-
-    async fn topics(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
-        let mut after = page.after.clone().unwrap_or_default();
-        let mut list = List::new(page.limit);
-        let mut bytes = 0;
-        loop {
-            let portion = self.janus.topics_after(&after, list.wanted());
-            if let Some(last) = portion.last() {
-                last.name.as_str().clone_into(&mut after);
-            }
-            bytes += portion.iter().map(|topic| topic.name.as_str().len()).sum::<usize>();
-            if !list.extend(portion) || bytes >= MAX_ANSWER_BYTES {
-                break;
-            }
-            yield_now().await;
-        }
-        let (topics, more) = list.end();
-        let next = topics.last().filter(|_| more).map(|topic| topic.name.to_string());
-        let topics = topics
-            .iter()
-            .map(|topic| TopicJson {
-                topic: topic.name.as_str(),
-                subscribers: topic.subscribers,
-                in_flight: topic.in_flight,
-                available: topic.available,
-            })
-            .collect();
-        self.large(to_json(&Topics { topics, next }))
-    }
-
-    async fn connections(&self, page: &Page) -> Result<Response<Full<Bytes>>, HttpError> {
-        let mut after = match &page.after {
-            Some(text) => {
-                let number = digits(text).filter(|_| text.len() <= CONNECTION_DIGITS);
-                number.ok_or_else(|| bad_request("after: expected the number of a connection"))?
-            }
-            None => 0,
-        };
-        let mut list = List::new(page.limit);
-        loop {
-            let portion = self.janus.connections(after, list.wanted());
-            if let Some(last) = portion.last() {
-                after = last.connection;
-            }
-            // Converted at once, because each entry of the core has the names of all its topics.
-            let portion = portion.iter().map(|connection| ConnectionJson {
-                connection: connection.connection,
-                peer: connection.peer.to_string(),
-                transport: connection.transport,
-                topics: connection.topics.len(),
-            });
-            if !list.extend(portion.collect()) {
-                break;
-            }
-            yield_now().await;
-        }
-        let (connections, more) = list.end();
-        let next = connections.last().filter(|_| more).map(|connection| connection.connection.to_string());
-        self.large(to_json(&Connections { connections, next }))
     }
 
     fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -437,33 +379,6 @@ pub(crate) fn head_of(request: &Request<Incoming>) -> HttpRequest {
     HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
-/// The requested part of a list.
-#[derive(Debug)]
-struct Page {
-    limit: usize,
-    after: Option<String>,
-}
-
-impl Page {
-    fn of(request: &Request<Incoming>) -> Result<Self, HttpError> {
-        let (mut count, mut after) = (None, None);
-        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
-            let is_first = match &*name {
-                "limit" => {
-                    let number = digits(&value).ok_or_else(|| bad_request(format!("limit: expected {LIMITS}")))?;
-                    count.replace(number).is_none()
-                }
-                "after" => after.replace(value.into_owned()).is_none(),
-                _ => return Err(bad_request("the query: expected only limit and after")),
-            };
-            if !is_first {
-                return Err(bad_request(format!("the query: duplicate parameter {name}")));
-            }
-        }
-        Ok(Self { limit: limit(count)?, after: after.filter(|after| !after.is_empty()) })
-    }
-}
-
 /// Refuses a query on a path without parameters: only the sender would notice an ignored parameter.
 fn no_query(request: &Request<Incoming>) -> Result<(), HttpError> {
     match request.uri().query() {
@@ -471,9 +386,6 @@ fn no_query(request: &Request<Incoming>) -> Result<(), HttpError> {
         Some(_) => Err(bad_request("the query: this path accepts no parameters")),
     }
 }
-
-/// Maximum digits of a connection's number in a query; the numbers are below 2^53.
-const CONNECTION_DIGITS: usize = 16;
 
 const LIMITS: &str = "a whole number from 1 to 10,000";
 
@@ -486,38 +398,6 @@ fn limit(asked_for: Option<u64>) -> Result<usize, HttpError> {
 /// A number in a query, made of digits only.
 pub(super) fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// A page of a list, looked up in portions.
-struct List<T> {
-    entries: Vec<T>,
-    limit: usize,
-    /// Whether there may be further entries.
-    more: bool,
-}
-
-impl<T> List<T> {
-    fn new(limit: usize) -> Self {
-        Self { entries: Vec::new(), limit, more: true }
-    }
-
-    /// How many entries the next portion may have. An entry beyond the page shows that another page follows.
-    fn wanted(&self) -> usize {
-        (self.limit + 1 - self.entries.len()).min(LIST_PORTION)
-    }
-
-    /// Adds the next portion, and returns whether to look up another.
-    fn extend(&mut self, portion: Vec<T>) -> bool {
-        self.more = portion.len() == self.wanted();
-        self.entries.extend(portion);
-        self.more && self.entries.len() <= self.limit
-    }
-
-    /// The page, and whether another page follows.
-    fn end(mut self) -> (Vec<T>, bool) {
-        self.entries.truncate(self.limit);
-        (self.entries, self.more)
-    }
 }
 
 pub(super) fn bad_request(message: impl Into<String>) -> HttpError {
@@ -618,36 +498,6 @@ impl<'a> MessageJson<'a> {
             data: raw(message.data())?,
         })
     }
-}
-
-#[derive(Debug, Serialize)]
-struct Topics<'a> {
-    topics: Vec<TopicJson<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct TopicJson<'a> {
-    topic: &'a str,
-    subscribers: usize,
-    in_flight: usize,
-    available: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Connections {
-    connections: Vec<ConnectionJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct ConnectionJson {
-    connection: u64,
-    peer: String,
-    transport: &'static str,
-    topics: usize,
 }
 
 #[derive(Debug, Serialize)]

@@ -30,9 +30,15 @@ pub(super) const MAX_COUNT: u64 = 1_000_000;
 /// Lines on the way from the trace to the connection; further lines wait in the trace, which has a limit.
 const LINES_UNDER_WAY: usize = 64;
 
-/// A body of lines.
+/// A body of lines, or of the events of a stream.
 #[derive(Debug)]
 pub(crate) struct Lines(mpsc::Receiver<Bytes>);
+
+impl Lines {
+    pub(super) fn new(lines: mpsc::Receiver<Bytes>) -> Self {
+        Self(lines)
+    }
+}
 
 impl Body for Lines {
     type Data = Bytes;

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Out, Reads, Slot};
 use crate::delivery::queue::Flushed;
 use crate::delivery::{End, Link, SlowReason};
-use crate::ground::clock::Tick;
+use crate::ground::clock::{Clock, Tick};
 use crate::wire::Peer;
 
 impl Slot {
@@ -86,4 +87,11 @@ pub(crate) struct Lag {
     /// The tick at which the lag was first seen.
     pub(crate) since: Option<Tick>,
     pub(crate) peer: Option<Peer>,
+}
+
+impl Lag {
+    /// The time since the lag was first seen; nothing before the first look.
+    pub(crate) fn lagging_for(&self, tick: Tick) -> Duration {
+        Clock::time(self.since.map_or(0, |since| tick.since(since)))
+    }
 }

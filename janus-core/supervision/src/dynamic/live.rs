@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::Settings;
 use crate::cell::{Cell, Parent};
-use crate::child::{Record, Surroundings, with_subtrees};
+use crate::child::{Record, Surroundings, nodes, with_subtrees};
 use crate::error::{ChildError, StartError};
 use crate::exit::{ActorId, ExitReason};
 use crate::mailbox::Mailbox;
@@ -226,13 +226,11 @@ impl Live {
         }
     }
 
-    pub(super) fn node(&self) -> Tree {
-        let (children, numbered) = {
-            let named = self.named.lock();
-            let children = named.children.values().map(|child| (child.node(), child.spec.launch.clone()));
-            (children.collect(), self.numbered.lock().cells.len())
-        };
-        Tree::of(&self.cell, NodeKind::Dynamic, with_subtrees(children), numbered)
+    pub(super) fn node(&self, limit: usize) -> Tree {
+        let (children, unlisted) = nodes(self.named.lock().children.values(), limit);
+        let numbered = self.numbered.lock().cells.len();
+        let children = with_subtrees(children, limit);
+        Tree { unlisted, ..Tree::of(&self.cell, NodeKind::Dynamic, children, numbered) }
     }
 
     pub(super) fn find(&self, id: ActorId) -> Option<Arc<str>> {

@@ -308,9 +308,13 @@ impl DynamicSupervisor {
 
     /// The supervisor and its named children, as they are now, without asking the loop.
     pub fn tree(&self) -> Tree {
+        self.tree_within(usize::MAX)
+    }
+
+    fn tree_within(&self, limit: usize) -> Tree {
         let live = self.shared.live.lock().clone();
         match live {
-            Some(live) => live.node(),
+            Some(live) => live.node(limit),
             None => Tree::stopped(&self.shared.name, NodeKind::Dynamic),
         }
     }
@@ -401,8 +405,8 @@ impl Launch for DynamicSupervisor {
         }
     }
 
-    fn subtree(&self) -> Option<Tree> {
-        Some(self.tree())
+    fn subtree(&self, limit: usize) -> Option<Tree> {
+        Some(self.tree_within(limit))
     }
 
     fn find(&self, id: ActorId) -> Option<Arc<str>> {

@@ -127,9 +127,16 @@ impl SupervisorRef {
     /// The supervisor and everything below, as of now. The answer comes from shared state, so a hung child or
     /// supervisor cannot delay the answer.
     pub fn tree(&self) -> Tree {
+        self.tree_within(usize::MAX)
+    }
+
+    /// The tree with at most `limit` children of each supervisor, in the order of [`tree`](Self::tree). Children in
+    /// trouble are listed before others: first those that do not run, then those with restarts. Children that are not
+    /// listed are not copied, only counted: [`Tree::unlisted`].
+    pub fn tree_within(&self, limit: usize) -> Tree {
         let live = self.shared.live.lock().clone();
         match live {
-            Some(live) => live.node(),
+            Some(live) => live.node(limit),
             None => Tree::stopped(&self.shared.name, NodeKind::Supervisor),
         }
     }

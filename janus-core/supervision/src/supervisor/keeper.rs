@@ -99,7 +99,7 @@ impl Keeper {
                 let _ = reply.send(self.idle(&name).map(|seq| self.forget(seq)));
             }
             Mail::Which { reply } => {
-                let _ = reply.send(self.live.node().children);
+                let _ = reply.send(self.live.node(usize::MAX).children);
             }
         }
         None

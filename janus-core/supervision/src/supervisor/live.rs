@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cell::{Cell, Parent};
-use crate::child::{Record, Surroundings, with_subtrees};
+use crate::child::{Record, Surroundings, nodes, with_subtrees};
 use crate::error::{ChildError, StartError};
 use crate::exit::{ActorId, ExitReason};
 use crate::mailbox::Mailbox;
@@ -86,10 +86,10 @@ impl Live {
         }
     }
 
-    pub(super) fn node(&self) -> Tree {
-        let children =
-            self.table.lock().children.values().map(|child| (child.node(), child.spec.launch.clone())).collect();
-        Tree::of(&self.cell, NodeKind::Supervisor, with_subtrees(children), 0)
+    pub(super) fn node(&self, limit: usize) -> Tree {
+        let (children, unlisted) = nodes(self.table.lock().children.values(), limit);
+        let children = with_subtrees(children, limit);
+        Tree { unlisted, ..Tree::of(&self.cell, NodeKind::Supervisor, children, 0) }
     }
 
     pub(super) fn find(&self, id: ActorId) -> Option<Arc<str>> {

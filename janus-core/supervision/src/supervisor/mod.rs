@@ -243,8 +243,8 @@ impl Launch for Supervisor {
         }
     }
 
-    fn subtree(&self) -> Option<Tree> {
-        Some(self.handle.tree())
+    fn subtree(&self, limit: usize) -> Option<Tree> {
+        Some(self.handle.tree_within(limit))
     }
 
     fn find(&self, id: ActorId) -> Option<Arc<str>> {

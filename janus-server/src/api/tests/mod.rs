@@ -3,12 +3,14 @@
 //! | file | tests of |
 //! |---|---|
 //! | `kept.rs` | connections with several requests |
+//! | `live.rs` | looks at a running server, and event streams |
 //! | `openapi.rs` | `openapi.json` against the routes and the answers |
 //! | `publishing.rs` | publications and broadcasts |
 //! | `reading.rs` | histories, lists, and the memory for large answers |
 //! | `requests.rs` | bodies, parameters, the key, and the places that requests take |
 
 mod kept;
+mod live;
 mod openapi;
 mod publishing;
 mod reading;

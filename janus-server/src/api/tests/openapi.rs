@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use super::super::events::MAX_VIEWS;
 use super::super::inspecting::{DEFAULT_CHILDREN, DEFAULT_SLOW, MAX_CHILDREN, MAX_SLOW};
 use super::super::publishing::MAX_BROADCAST_TOPICS;
 use super::super::routes::{DEFAULT_LIMIT, MAX_LIMIT, ROUTES, Served};
+use super::super::subscribing::MAX_TOPICS;
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
+use super::live::Events;
 use super::*;
+use crate::live::KEPT;
 use crate::logging;
 use log::LevelFilter;
 
@@ -53,6 +57,8 @@ async fn good_request(
         "/api/log" if method == "put" => json!({"level": "debug", "target": "a::b", "for": "1 m"}),
         "/api/log" if method == "delete" => return (format!("{path}?target=a::b"), None),
         "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
+        "/api/events" => return (format!("{path}?view=topics%3Fsort%3Drate&view=stats%3Fsamples%3D2"), None),
+        "/api/subscribe" => return (format!("{path}?topic=news"), None),
         "/api/trace" => return (format!("{path}?seconds=1&count=2&kinds=connect,close"), None),
         _ => return (path.to_owned(), None),
     };
@@ -70,6 +76,7 @@ struct Servers {
     reloading: Server,
     mistaken: Server,
     _holders: Vec<TcpStream>,
+    _streams: Vec<Events>,
 }
 
 impl Servers {
@@ -93,6 +100,10 @@ impl Servers {
             until("a place to be taken", || full.api.free_places() + full.admin.free_places() < free).await;
             holders.push(holder);
         }
+        let mut streams = Vec::new();
+        while full.admin.free_streams() > 0 {
+            streams.push(Events::open(&full, "/api/events").await);
+        }
         Self {
             open: serve(&settings()).await,
             keyed: serve(&Settings { api_key: ApiKey::new(KEY), ..settings() }).await,
@@ -103,6 +114,7 @@ impl Servers {
             reloading: serve_file("max_topics = 7\nthreads = 255\n").await,
             mistaken: serve_file("max_topics = 0\nmax_topcs = 1\n").await,
             _holders: holders,
+            _streams: streams,
         }
     }
 
@@ -154,9 +166,12 @@ async fn the_server_gives_every_answer_described_in_the_openapi_file() {
                     None => request(&method, &target, &[], ""),
                 };
                 let (server, request) = servers.provoke(status, (&method, path), body.is_some(), good);
-                let is_admin = is_of_the_admin_port(operation);
-                let answer =
-                    if is_admin { server.send_to_admin(&request).await } else { server.send(&[&request]).await };
+                let is_stream = response["content"].get("text/event-stream").is_some();
+                let answer = match is_of_the_admin_port(operation) {
+                    true if is_stream => Events::first(server, &target).await,
+                    true => server.send_to_admin(&request).await,
+                    false => server.send(&[&request]).await,
+                };
                 assert_eq!(answer.status.to_string(), *status, "{method} {path}: {answer:?}");
                 assert_described(&file, response, &answer);
                 seen += 1;
@@ -230,6 +245,10 @@ fn the_openapi_file_has_every_route_and_no_other() {
     for (path, default, max) in [("/api/tree", DEFAULT_CHILDREN, MAX_CHILDREN), ("/api/slow", DEFAULT_SLOW, MAX_SLOW)] {
         let schema = &file["paths"][path]["get"]["parameters"][0]["schema"];
         assert_eq!((&schema["default"], &schema["maximum"]), (&json!(default), &json!(max)), "{path}");
+    }
+    assert_eq!(file["paths"]["/api/stats"]["get"]["parameters"][0]["schema"]["maximum"], KEPT);
+    for (path, max) in [("/api/events", MAX_VIEWS), ("/api/subscribe", MAX_TOPICS)] {
+        assert_eq!(file["paths"][path]["get"]["parameters"][0]["schema"]["maxItems"], max, "{path}");
     }
     let kinds = janus_core::TraceKind::ALL.map(janus_core::TraceKind::as_str);
     assert_eq!(file["components"]["schemas"]["TraceKind"]["enum"], json!(kinds));

@@ -136,7 +136,7 @@ async fn pages_of_a_list_have_every_entry_exactly_once() {
         ("limit=10001", "1 to 10,000"),
         ("limit=x", "1 to 10,000"),
         ("limit=1&limit=2", "duplicate parameter limit"),
-        ("count=1", "limit and after"),
+        ("count=1", "limit, after, prefix and sort"),
     ] {
         let answer = server.get(&format!("/api/topics?{query}")).await;
         assert_eq!(answer.status, 400, "{answer:?}");
