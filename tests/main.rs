@@ -55,6 +55,7 @@ mod streams;
 mod support;
 mod tls;
 mod tokens;
+mod top;
 mod trace;
 mod typed;
 mod websocket;

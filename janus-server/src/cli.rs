@@ -83,6 +83,8 @@ impl Command {
             | Self::Health(Health { server, .. })
             | Self::Log(Log { server, .. })
             | Self::Reload(Reload { server, .. }) => Some(server),
+            #[cfg(feature = "top")]
+            Self::Top(Top { server, .. }) => Some(server),
             Self::Serve(_)
             | Self::Config(_)
             | Self::Token(_)
@@ -139,6 +141,12 @@ pub(crate) enum Command {
     /// With a mistake nothing changes, and the command prints every mistake and fails. A changed setting is applied, or
     /// for new connections only, or needs a restart.
     Reload(Reload),
+    /// Watch a running server on the terminal: its figures, topics, clients and supervision tree; close a client.
+    ///
+    /// The key ? shows the keys. With --once the command prints one look at the server instead, for people or, with
+    /// --json, for scripts. Colours are left out if the variable NO_COLOR has a value.
+    #[cfg(feature = "top")]
+    Top(Top),
     /// Make keys and tokens for trying a server, and show what a token means to a server.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -162,6 +170,25 @@ pub(crate) struct Health {
     /// Ask whether the server is ready for clients. A server that drains is alive and not ready.
     #[arg(long)]
     pub(crate) ready: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+#[cfg(feature = "top")]
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Print one look at the server and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// With --once: print one JSON object, for scripts.
+    #[arg(long, requires = "once")]
+    pub(crate) json: bool,
+    /// With --once: entries of each list, and children of each supervisor, at most.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "once", value_parser = count(1_000))]
+    pub(crate) limit: usize,
+    /// The time between two requests to the server.
+    #[arg(long, value_name = "DURATION", default_value = "1 s", value_parser = interval, conflicts_with = "once")]
+    pub(crate) interval: Duration,
     #[command(flatten)]
     pub(crate) server: ServerFlags,
 }
@@ -591,6 +618,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     match settings::duration(text.trim()) {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("expected a duration with a unit, such as \"10 s\" or 500ms"),
+    }
+}
+
+#[cfg(feature = "top")]
+fn interval(text: &str) -> Result<Duration, &'static str> {
+    match duration(text) {
+        Ok(interval) if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) => Ok(interval),
+        _ => Err("expected a duration from 100 ms to 1 h"),
     }
 }
 

@@ -3,10 +3,12 @@
 //! Exit code 1 means a failure during the run, 2 a mistake in the command line, the settings or the input. A closed
 //! standard output is a success: the reader has seen enough.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+#[cfg(feature = "top")]
+use crate::top;
 use crate::{bench, client, logging, manual, serve, settings, token};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,9 @@ pub(crate) enum Failure {
     Token(#[from] token::TokenCommandError),
     #[error(transparent)]
     Manual(#[from] manual::ManualError),
+    #[cfg(feature = "top")]
+    #[error(transparent)]
+    Top(#[from] top::TopError),
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 }
@@ -34,6 +39,10 @@ impl Failure {
             Self::Output(source) | Self::Client(client::ClientError::Output(source)) => Some(source),
             Self::Bench(bench::BenchError::Output(source)) => Some(source),
             Self::Token(token::TokenCommandError::Output(source)) => Some(source),
+            #[cfg(feature = "top")]
+            Self::Top(top::TopError::Client(client::ClientError::Output(source))) => Some(source),
+            #[cfg(feature = "top")]
+            Self::Top(_) => None,
             Self::Settings(_)
             | Self::Serve(_)
             | Self::Client(_)
@@ -44,17 +53,7 @@ impl Failure {
         if output.is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let told = error.to_string();
-            // Errors of the library that also go to the log have their cause in their own text.
-            if !text.ends_with(&told) {
-                text.push_str(&format!(": {told}"));
-            }
-            cause = error.source();
-        }
-        logging::last_words("error", &text);
+        logging::last_words("error", &with_causes(self));
         ExitCode::from(if self.is_usage() { 2 } else { 1 })
     }
 
@@ -65,7 +64,24 @@ impl Failure {
             Self::Bench(error) => error.is_usage(),
             Self::Serve(error) => error.is_usage(),
             Self::Token(error) => error.is_usage(),
+            #[cfg(feature = "top")]
+            Self::Top(error) => error.is_usage(),
             Self::Manual(_) | Self::Output(_) => false,
         }
     }
+}
+
+/// The text of an error, and the texts of its causes.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        // Errors of the library that also go to the log have their cause in their own text.
+        if !text.ends_with(&told) {
+            text.push_str(&format!(": {told}"));
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -21,6 +21,7 @@
 //! | `manual.rs` | pure | manual pages and completions |
 //! | `dashboard/` | files and their table | the page of the admin port for browsers |
 //! | `client/` | clients of a running server | the commands `publish`, `subscribe`, `history`, `topics`, `connections`, `disconnect`, `trace`, `health`, `log` and `reload` |
+//! | `top/` | a view on a terminal | the command `top` |
 //! | `token.rs` | the command `token` | keys and tokens for trying |
 //! | `bench/` | processes | the command `bench`, and the hidden command of its workers |
 //! | `failure.rs` | errors | error messages and exit codes |
@@ -49,6 +50,8 @@ mod service_manager;
 mod settings;
 mod signals;
 mod token;
+#[cfg(feature = "top")]
+mod top;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -83,6 +86,8 @@ fn main() -> ExitCode {
         Command::Reload(command) => client::reload::run(&command).map_err(Failure::from),
         Command::Health(command) => client::health::run(&command).map_err(Failure::from),
         Command::Log(command) => client::log::run(&command).map_err(Failure::from),
+        #[cfg(feature = "top")]
+        Command::Top(command) => top::run(&command).map_err(Failure::from),
         Command::Token(command) => token::run(&command).map_err(Failure::from),
         Command::Bench(command) => bench::run(&command).map_err(Failure::from),
         Command::Completions(command) => print(&manual::completions(command.shell)),

@@ -31,7 +31,7 @@ pub(crate) struct ServerFlags {
     ///
     /// The protocol is http or https, with the same meaning as ws and wss, and http if left out. `publish` and `subscribe`
     /// also accept classic and, for TLS, classics. Without the flag the variable JANUS_SERVER counts, and without the
-    /// variable the settings: http_listen or https_listen, and for `health`, `log` and `reload` admin_listen.
+    /// variable the settings: http_listen or https_listen, and for `health`, `log`, `reload` and `top` admin_listen.
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     server: Option<String>,
     /// PEM file with the only authorities that may issue the server's certificate [default: those of the system].
@@ -147,6 +147,13 @@ impl ServerFlags {
 /// A variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+impl Target {
+    #[cfg(feature = "top")]
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
 }
 
 impl Address {
