@@ -126,9 +126,34 @@ impl Settings {
             });
         }
         self.check_questions()
+        self.check_ports()?;
     }
 
     /// Checks that questions to the backend reach their own limits before those of all hooks.
+    /// Checks that no two addresses of the settings are one port. The system would name the address alone.
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
+        let settings = [
+            ("listen", listen),
+            ("tls_listen", tls_listen),
+            ("http_listen", http_listen),
+            ("https_listen", https_listen),
+            ("admin_listen", &self.admin_listen),
+        ];
+        let mut earlier: Vec<(&str, SocketAddr)> = Vec::new();
+        for (key, &addr) in settings.iter().flat_map(|(key, addrs)| addrs.iter().map(move |addr| (*key, addr))) {
+            if let Some((other, taken)) = earlier.iter().find(|(_, taken)| are_one_port(*taken, addr)) {
+                let expected = match *other == key {
+                    true => "each address once".to_owned(),
+                    false => format!("a port of its own; {other} has {taken}"),
+                };
+                return Err(ConfigError { key: key.into(), value: addr.to_string(), expected: expected.into() });
+            }
+            earlier.push((key, addr));
+        }
+        Ok(())
+    }
+
     fn check_questions(&self) -> Result<(), ConfigError> {
         let (access, core) = (&self.access, &self.core);
         let refuse = |key: &'static str, value: String, expected: String| {
@@ -148,6 +173,16 @@ impl Settings {
 
 /// The keys for users of the HTTP API, with commas between them; empty if there is none. Never printed.
 #[derive(Clone, Default)]
+/// Whether a listener on one address leaves no room for a listener on the other. An unspecified address is every address
+/// of its family.
+fn are_one_port(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_every = |addr: SocketAddr| addr.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || is_every(one) || is_every(other))
+}
+
 pub(crate) struct ApiKey(String);
 
 impl ApiKey {
