@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Connections;
 use crate::delivery::Slot;
@@ -91,10 +92,11 @@ impl SlowLog {
         }
     }
 
-    /// Ends a round. Writes a line if clients lag and the last line is old enough.
+    /// Ends a round, and notes the number of slow clients. Writes a line if clients lag and the last line is old enough.
     pub(crate) fn note(&mut self, shared: &Connections, tick: Tick) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
         if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < shared.clock.rounds(TICKS_BETWEEN)) {
+        shared.slow_clients.store(lagging, Ordering::Relaxed);
             return;
         }
         self.last = Some(tick);
