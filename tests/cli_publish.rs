@@ -102,7 +102,7 @@ fn a_server_that_gives_no_receipt_is_a_failure() {
         .output()
         .unwrap();
     assert_exit(&output, 1);
-    assert!(text(&output.stderr).contains("no receipt from the server within 200ms"));
+    assert!(text(&output.stderr).contains("no receipt from the server within 200 ms"));
 }
 
 #[test]

@@ -277,8 +277,51 @@ fn help_is_a_command_too() {
 }
 
 #[test]
+fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
+    for (flag, variable) in [("--api-key", "JANUS_API_KEY"), ("--backend-secret", "JANUS_BACKEND_SECRET")] {
+        for arguments in [&[flag, "correct-horse-battery"][..], &["config", "show", flag, "correct-horse-battery"]] {
+            let output = janus(arguments).output().unwrap();
+            assert_exit(&output, 2);
+            let told = text(&output.stderr);
+            assert!(told.contains(&format!("set the variable {variable}")) && !told.contains("horse"), "{told}");
+        }
+    }
+    assert!(!text(&janus(&["--help"]).output().unwrap().stdout).contains("--api-key"));
+}
+
+#[test]
+fn the_query_of_an_address_is_not_shown_and_what_is_shown_is_no_address() {
+    let output = janus(&["config", "show", "--ask-connect", "https://app.example/janus?key=horse"]).output().unwrap();
+    assert_exit(&output, 0);
+    let shown = text(&output.stdout);
+    assert!(shown.contains("\nask_connect = \"https://app.example/janus?***\"  # flag"), "{shown}");
+    assert!(!shown.contains("horse"), "{shown}");
+    assert_refused(&mut janus(&["--ask-connect", "https://app.example/janus?***"]), &["ask_connect = "]);
+}
+
+#[test]
+fn a_port_of_two_settings_is_refused_with_both_names() {
+    let same = &mut janus(&["--listen", "127.0.0.1:8099", "--admin-listen", "127.0.0.1:8099"]);
+    let told =
+        "flag --admin-listen: admin_listen = 127.0.0.1:8099: expected a port of its own; listen has 127.0.0.1:8099";
+    assert_refused(same, &[told]);
+    let every = &mut janus(&["config", "check", "--listen", "127.0.0.1:8099", "--http-listen", "0.0.0.0:8099"]);
+    assert_refused(every, &["http_listen = 0.0.0.0:8099: expected a port of its own; listen has 127.0.0.1:8099"]);
+    let twice = &mut janus(&["config", "check", "--listen", "[::1]:8099", "--listen", "[::1]:8099"]);
+    assert_refused(twice, &["flag --listen: listen = ", "expected each address once"]);
+    let apart = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.2:8099"];
+    let apart = [&["config", "check"][..], &apart, &["--listen", "127.0.0.1:8099", "--listen", "[::]:8099"]].concat();
+    assert_exit(&janus(&apart).output().unwrap(), 0);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_refused_with_its_name_or_its_line() {
-    assert_refused(&mut janus(&["--config", "/nonexistent/janus.toml"]), &["cannot read /nonexistent/janus.toml"]);
+    let unreadable = "cannot read /nonexistent/janus.toml";
+    let flag = &mut janus(&["--config", "/nonexistent/janus.toml"]);
+    assert_refused(flag, &[&format!("flag --config: {unreadable}")]);
+    let mut variable = janus(&[]);
+    variable.env("JANUS_CONFIG", "/nonexistent/janus.toml");
+    assert_refused(&mut variable, &[&format!("variable JANUS_CONFIG: {unreadable}")]);
     let file = file("threads = 2\nmax_topics == 5\n");
     assert_refused(&mut janus(&["config", "check", "--config", path(&file)]), &[&format!("{}:2", path(&file))]);
 }

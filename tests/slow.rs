@@ -148,6 +148,9 @@ async fn the_slowest_clients_are_named_largest_queue_first() {
     assert!(slow[0].queued_bytes > slow[1].queued_bytes && slow[1].queued_bytes > 0);
     assert!(slow[0].queued_frames > slow[1].queued_frames);
     assert_eq!(janus.slow_clients(1), slow[..1]);
+    until("both are counted", || janus.stats().slow_clients == 2).await;
+    drop(clients);
+    until("no client is slow", || janus.stats().slow_clients == 0).await;
 }
 
 #[tokio::test]

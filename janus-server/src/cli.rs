@@ -3,6 +3,7 @@
 //! This file declares the subcommands and their flags. The flags of the server's settings are added from the table in
 //! `settings/`. No file is read and no connection opened before the whole command line is parsed.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -588,7 +589,14 @@ impl Args for SettingFlags {
                 }
             })
         });
-        command.arg(file).args(flags)
+        let secrets = TABLE.iter().filter(|row| row.flag().is_none()).map(|row| {
+            let name = row.setting.name;
+            Arg::new(name)
+                .long(name.replace('_', "-"))
+                .hide(true)
+                .value_parser(NoSecret { variable: row.variable(), name })
+        });
+        command.arg(file).args(flags).args(secrets)
     }
 
     fn augment_args_for_update(command: ClapCommand) -> ClapCommand {
@@ -611,6 +619,26 @@ impl clap::FromArgMatches for SettingFlags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
+    }
+}
+
+/// Refuses a secret on the command line, and says where the secret belongs.
+#[derive(Clone)]
+struct NoSecret {
+    variable: String,
+    name: &'static str,
+}
+
+impl TypedValueParser for NoSecret {
+    type Value = String;
+
+    fn parse_ref(&self, command: &ClapCommand, _: Option<&Arg>, _: &OsStr) -> Result<String, clap::Error> {
+        let Self { variable, name } = self;
+        let told = format!(
+            "{name} has no flag, because all users of a machine can read its command lines: set the variable {variable}, \
+             or {name} in the file of the settings"
+        );
+        Err(command.clone().error(clap::error::ErrorKind::UnknownArgument, told))
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) enum TokenCommandError {
     Settings(#[from] Problems),
     #[error("{path}: {error}", path = path.display())]
     Key { path: PathBuf, error: KeyError },
-    #[error("cannot read {path}", path = path.display())]
+    #[error("cannot read {path}, the file of keys (--keys, or token_keys)", path = path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {path}{}", advice(source), path = path.display())]
     Write { path: PathBuf, source: io::Error },

@@ -52,7 +52,7 @@ async fn a_pair_that_does_not_fit_leaves_the_earlier_pair_in_use() {
     assert_eq!(server.janus.stats().certificates_refused, 1);
     std::fs::remove_file(server.files.path("server.pem")).unwrap();
     let error = server.janus.reload_certificates().unwrap_err().to_string();
-    assert!(error.starts_with("cannot read ") && error.contains("server.pem: "), "{error}");
+    assert!(error.starts_with("tls_cert: cannot read ") && error.contains("server.pem: "), "{error}");
     assert_eq!(served(&server, "localhost").await, first);
     server.janus.shutdown().await;
 }

@@ -62,5 +62,5 @@ fn config_check_reads_the_certificates_as_well() {
     std::fs::remove_file(files.path("first.pem")).unwrap();
     let output = janus(&arguments).output().unwrap();
     assert_exit(&output, 1);
-    assert!(text(&output.stderr).contains("cannot read "), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("tls_cert: cannot read "), "{}", text(&output.stderr));
 }

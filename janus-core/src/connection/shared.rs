@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -37,6 +38,8 @@ pub(crate) struct Connections {
     /// The heartbeats that clients were promised before a reload.
     promised: Mutex<Promised>,
     pub(crate) users: Users,
+    /// Clients that lagged in the last tick.
+    pub(crate) slow_clients: AtomicUsize,
     /// Limits the log lines about slow consumers.
     pub(crate) cut_off_lines: LogLines,
     /// Limits the log lines about clients that exceed their rates.
@@ -63,6 +66,7 @@ impl Connections {
         Self {
             rates: ArcSwap::from_pointee(Rates::new(&sessions.config(), None)),
             promised: Mutex::default(),
+            slow_clients: AtomicUsize::new(0),
             bound: Options::of(&sessions.config()),
             sessions,
             table: ConnectionTable::default(),

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Connections, list};
 use crate::config::SlowConsumer;
@@ -9,6 +10,7 @@ use crate::delivery::Slot;
 use crate::ground::clock::{Clock, Tick};
 use crate::hooks::SlowClient;
 use crate::session::{Joined, Session};
+use crate::supervision::in_words;
 use crate::wire::TopicName;
 
 /// The clients with the largest queues, largest first.
@@ -102,9 +104,10 @@ impl SlowLog {
         }
     }
 
-    /// Ends a round. Writes a line if clients lag and the last line is old enough.
+    /// Ends a round, and notes the number of slow clients. Writes a line if clients lag and the last line is old enough.
     pub(crate) fn note(&mut self, shared: &Connections, tick: Tick) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
+        shared.slow_clients.store(lagging, Ordering::Relaxed);
         if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < shared.clock.rounds(TICKS_BETWEEN)) {
             return;
         }
@@ -112,7 +115,7 @@ impl SlowLog {
         let named: Vec<String> = largest
             .iter()
             .filter_map(|(_, slot)| describe(slot, shared.table.session(slot).as_deref(), tick))
-            .map(|slow| in_words(&slow))
+            .map(|slow| described(&slow))
             .collect();
         log::warn!(clients = lagging; "{}: {}", title(lagging), named.join("; "));
     }
@@ -127,10 +130,10 @@ fn title(clients: usize) -> String {
     }
 }
 
-fn in_words(slow: &SlowClient) -> String {
+fn described(slow: &SlowClient) -> String {
     let SlowClient { client, queued_frames, queued_bytes, lagging_for, .. } = slow;
     let peer = slow.peer.map_or_else(|| "in this process, or gone".to_owned(), |peer| peer.to_string());
-    format!("client {client} ({peer}), {queued_bytes} bytes in {queued_frames} frames for {lagging_for:.0?}")
+    format!("client {client} ({peer}), {queued_bytes} bytes in {queued_frames} frames for {}", in_words(lagging_for))
 }
 
 #[cfg(test)]

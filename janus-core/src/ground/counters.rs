@@ -144,6 +144,9 @@ counters! {
     topics: gauge,
     /// Subscriptions now, of clients and of the program: a client counts once for each of its topics.
     subscriptions: gauge,
+    /// Clients that lag now: whose messages wait for two seconds or more. Counted once a second, with the subscribers of
+    /// the program.
+    slow_clients: gauge,
     /// Bytes that wait now in the queues of clients that lag, without the messages, which many queues share.
     queue_bytes: gauge,
     /// Bytes of messages kept now, in topics and in queues: a message counts once, however many queues hold the message.
@@ -348,6 +351,7 @@ mod tests {
             "detached_sessions",
             "topics",
             "subscriptions",
+            "slow_clients",
             "queue_bytes",
             "message_bytes",
             "memory_used",

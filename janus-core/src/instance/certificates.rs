@@ -92,7 +92,7 @@ impl Janus {
     ///
     /// let config = Config { tls_cert: vec!["cert.pem".into()], tls_key: vec!["key.pem".into()], ..Config::default() };
     /// let error = Janus::check_certificates(&config).unwrap_err();
-    /// assert!(error.to_string().starts_with("cannot read cert.pem: "));
+    /// assert!(error.to_string().starts_with("tls_cert: cannot read cert.pem: "));
     /// ```
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The figures of an instance: readings of the present, and the counters since the start.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::janus::Janus;
@@ -23,6 +24,7 @@ impl Janus {
             memory_used: shared.memory_used(),
             memory_budget: shared.config().memory_budget_bytes,
             subscriptions: ledger.subscriptions(),
+            slow_clients: shared.slow_clients.load(Ordering::Relaxed),
             queue_bytes: ledger.queues(),
             message_bytes: ledger.frames(),
             memory_pressure: shared.pressure() as usize,

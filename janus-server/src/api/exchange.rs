@@ -147,6 +147,10 @@ impl Body for Incoming {
         self.0.as_mut().poll_frame(cx)
     }
 
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
     fn size_hint(&self) -> SizeHint {
         self.0.size_hint()
     }

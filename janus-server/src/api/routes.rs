@@ -167,6 +167,12 @@ impl Api {
             rows.into_iter().partition(|(_, _, served, _)| self.port.serves(*served));
         if served.is_empty() {
             let message = match (self.port, elsewhere.is_empty()) {
+                // What a newcomer asks for first, with a browser.
+                (Port::Http, false) if path == "/" => {
+                    "a Janus server has no page here; WebSockets are at /ws, server-sent events at /events?topic=NAME, and \
+                     the API below /api/, described in /api/openapi.json. The admin port (admin_listen) has an overview \
+                     at its own /"
+                }
                 (_, false) => "unknown path; this path is served on the admin port (admin_listen) only",
                 (Port::Http, true) => {
                     "unknown path; the API is described in /api/openapi.json, WebSockets are at /ws and server-sent \
@@ -226,6 +232,11 @@ impl Api {
             Endpoint::Metrics => self.scrape(&request),
             Endpoint::Reload => {
                 no_query(&request)?;
+                // A caller with a body expects settings to be read from there.
+                if !request.body().is_end_stream() {
+                    let message = "the body: this path accepts none; the settings come from the server's file";
+                    return Err(bad_request(message));
+                }
                 self.reload().await
             }
             Endpoint::Trace | Endpoint::Events | Endpoint::Subscribe => unreachable!("answered line by line"),

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use janus_core::supervision::in_words;
+
 use super::classic::FRAME_BYTES_MAX;
 use super::tls;
 use crate::settings::Problems;
@@ -44,7 +46,7 @@ pub(crate) enum ClientError {
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
     /// The peer is not a Janus server, or is too old to know the request.
-    #[error("no {awaited} from the server within {timeout:?}")]
+    #[error("no {awaited} from the server within {}", in_words(timeout))]
     Late { awaited: &'static str, timeout: Duration },
     #[error("cannot use the network")]
     Runtime(#[source] io::Error),

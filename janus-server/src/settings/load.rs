@@ -25,6 +25,8 @@ const FILE_VARIABLE: &str = "JANUS_CONFIG";
 
 /// Variables of the client commands, which are no settings of a server.
 const OF_CLIENTS: [&str; 2] = [SERVER_VARIABLE, TOKEN_VARIABLE];
+/// The flag with the path of the file.
+const FILE_FLAG: &str = "config";
 
 /// The settings of the command line, as text, and the path of the file.
 #[derive(Debug, Default)]
@@ -92,9 +94,13 @@ impl Loaded {
             .collect();
         variables.sort();
 
-        let file_by_variable = variables.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, path)| path.into());
-        if let Some(path) = flags.file.clone().or(file_by_variable) {
-            loaded.read_file(&path, &mut problems);
+        let by_flag = flags.file.clone().map(|path| (path, Origin::Flag(FILE_FLAG.to_owned())));
+        let by_variable = || {
+            let (name, path) = variables.iter().find(|(name, _)| name == FILE_VARIABLE)?;
+            Some((PathBuf::from(path), Origin::Variable(name.clone())))
+        };
+        if let Some((path, named_by)) = by_flag.or_else(by_variable) {
+            loaded.read_file(&path, named_by, &mut problems);
             loaded.file = Some(path);
         }
         for (name, value) in variables.iter().filter(|(name, _)| name != FILE_VARIABLE) {
@@ -115,10 +121,10 @@ impl Loaded {
         if problems.is_empty() { Ok(loaded) } else { Err(Problems(problems)) }
     }
 
-    fn read_file(&mut self, path: &Path, problems: &mut Vec<Problem>) {
+    fn read_file(&mut self, path: &Path, named_by: Origin, problems: &mut Vec<Problem>) {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(source) => return problems.push(Problem::Unreadable { path: path.into(), source }),
+            Err(source) => return problems.push(Problem::Unreadable { named_by, path: path.into(), source }),
         };
         let file = File { path, text: &text };
         let table = match DeTable::parse(&text) {

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use janus_access::{AccessSettings, Ask};
 use janus_core::settings::{HIDDEN, Stored, Table as _, Value, secs};
+use janus_core::supervision::in_words;
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
 
@@ -128,7 +129,32 @@ impl Settings {
                     .into(),
             });
         }
+        self.check_ports()?;
         self.check_questions()
+    }
+
+    /// Checks that no two addresses of the settings are one port. The system would name the address alone.
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
+        let settings = [
+            ("listen", listen),
+            ("tls_listen", tls_listen),
+            ("http_listen", http_listen),
+            ("https_listen", https_listen),
+            ("admin_listen", &self.admin_listen),
+        ];
+        let mut earlier: Vec<(&str, SocketAddr)> = Vec::new();
+        for (key, &addr) in settings.iter().flat_map(|(key, addrs)| addrs.iter().map(move |addr| (*key, addr))) {
+            if let Some((other, taken)) = earlier.iter().find(|(_, taken)| are_one_port(*taken, addr)) {
+                let expected = match *other == key {
+                    true => "each address once".to_owned(),
+                    false => format!("a port of its own; {other} has {taken}"),
+                };
+                return Err(ConfigError { key: key.into(), value: addr.to_string(), expected: expected.into() });
+            }
+            earlier.push((key, addr));
+        }
+        Ok(())
     }
 
     /// Checks that questions to the backend reach their own limits before those of all hooks.
@@ -138,8 +164,9 @@ impl Settings {
             Err(ConfigError { key: key.into(), value, expected: expected.into() })
         };
         if Ask::is_needed(access) && access.ask_timeout >= core.hook_timeout {
-            let expected = format!("less than hook_timeout ({:?}), which ends each question", core.hook_timeout);
-            return refuse("ask_timeout", format!("{:?}", access.ask_timeout), expected);
+            let expected =
+                format!("less than hook_timeout ({}), which ends each question", in_words(core.hook_timeout));
+            return refuse("ask_timeout", in_words(access.ask_timeout).to_string(), expected);
         }
         if Ask::is_needed(access) && access.ask_concurrency > core.max_hook_questions {
             let expected = format!("at most max_hook_questions ({}), or questions wait there", core.max_hook_questions);
@@ -147,6 +174,16 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// Whether a listener on one address leaves no room for a listener on the other. An unspecified address is every address
+/// of its family.
+fn are_one_port(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_every = |addr: SocketAddr| addr.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || is_every(one) || is_every(other))
 }
 
 /// The keys for users of the HTTP API, with commas between them; empty if there is none. Never printed.

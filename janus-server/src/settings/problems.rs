@@ -51,8 +51,9 @@ pub(crate) enum Problem {
     BadValue { origin: Origin, name: String, value: String, expected: String },
     #[error("{}:{line}: {message}", path.display())]
     NotToml { path: PathBuf, line: usize, message: String },
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    /// `named_by` is the flag or the variable with the path.
+    #[error("{named_by}: cannot read {}: {source}", path.display())]
+    Unreadable { named_by: Origin, path: PathBuf, source: std::io::Error },
 }
 
 /// All mistakes in the settings, reported together.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use janus_access::{AccessNamespace, AccessSettings};
+use janus_access::{AccessNamespace, AccessSettings, Url};
 use janus_core::settings::{Field, Kind, Setting, Table as _, Value};
 use janus_core::{Config, Namespace};
 
@@ -153,8 +153,13 @@ impl Row {
         derived::default_in_words(self.setting.name).or(self.setting.default)
     }
 
-    /// A value of this setting as in a file.
+    /// A value of this setting as in a file, without the query of an address, which may have a key.
     pub(super) fn toml(&self, value: &Value) -> String {
-        values::toml(&self.setting.kind, value)
+        match (&self.setting.kind, value) {
+            (Kind::Text { expected, .. }, Value::Text(text)) if *expected == Url::EXPECTED => {
+                values::toml(&self.setting.kind, &Value::Text(Url::without_query(text)))
+            }
+            (kind, value) => values::toml(kind, value),
+        }
     }
 }

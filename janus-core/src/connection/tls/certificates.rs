@@ -36,8 +36,10 @@ use crate::delivery::tls;
 #[non_exhaustive]
 pub enum CertificateError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("{setting}: cannot read {}: {source}", file.display())]
     Unreadable {
+        /// The setting with the path.
+        setting: &'static str,
         /// The path from the settings.
         file: PathBuf,
         /// The error of the system.
@@ -70,9 +72,17 @@ pub enum CertificateError {
     Tls(String),
 }
 
-const CERTIFICATES: &str = "certificates in PEM, the server's own certificate first";
-const KEY: &str = "a private key in PEM, without a password";
-const AUTHORITIES: &str = "certificates of authorities in PEM";
+/// A setting with files, and the content that is expected there.
+#[derive(Clone, Copy)]
+struct Content {
+    setting: &'static str,
+    expected: &'static str,
+}
+
+const CERTIFICATES: Content =
+    Content { setting: "tls_cert", expected: "certificates in PEM, the server's own certificate first" };
+const KEY: Content = Content { setting: "tls_key", expected: "a private key in PEM, without a password" };
+const AUTHORITIES: Content = Content { setting: "tls_client_ca", expected: "certificates of authorities in PEM" };
 
 /// The certificates in use. Each handshake takes the configuration of its moment.
 pub(crate) struct Certificates(RwLock<Served>);
@@ -410,7 +420,8 @@ pub(super) fn has_name(pair: &CertifiedKey, name: &ServerName<'_>) -> bool {
 
 fn read_pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, CertificateError> {
     let chain = read_certificates(certificate, CERTIFICATES)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| malformed(key, KEY, &words(&error)))?;
+    let private =
+        PrivateKeyDer::from_pem_slice(&read(key, KEY)?).map_err(|error| malformed(key, KEY, &words(&error)))?;
     // The key comes first, because an error about the key does not concern the certificate's file.
     let signing = provider.key_provider.load_private_key(private).map_err(|error| malformed(key, KEY, &error))?;
     let pair = CertifiedKey::new(chain, signing);
@@ -432,21 +443,21 @@ fn read_authorities(file: &Path) -> Result<Arc<RootCertStore>, CertificateError>
 }
 
 /// At least one certificate.
-fn read_certificates(file: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let text = read(file)?;
+fn read_certificates(file: &Path, content: Content) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let text = read(file, content)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let certificates = certificates.map_err(|error| malformed(file, expected, &words(&error)))?;
+    let certificates = certificates.map_err(|error| malformed(file, content, &words(&error)))?;
     match certificates.is_empty() {
-        true => Err(malformed(file, expected, &words(&pem::Error::NoItemsFound))),
+        true => Err(malformed(file, content, &words(&pem::Error::NoItemsFound))),
         false => Ok(certificates),
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, CertificateError> {
-    fs::read(file).map_err(|source| CertificateError::Unreadable { file: file.into(), source })
+fn read(file: &Path, Content { setting, .. }: Content) -> Result<Vec<u8>, CertificateError> {
+    fs::read(file).map_err(|source| CertificateError::Unreadable { setting, file: file.into(), source })
 }
 
-fn malformed(file: &Path, expected: &'static str, reason: &dyn fmt::Display) -> CertificateError {
+fn malformed(file: &Path, Content { expected, .. }: Content, reason: &dyn fmt::Display) -> CertificateError {
     CertificateError::Malformed { file: file.into(), expected, reason: reason.to_string() }
 }
 
@@ -504,11 +515,11 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let ((cert, key), (other, _)) = (made("a.example"), made("b.example"));
         let config = settings(&folder, &[("cert", &cert)]);
-        assert!(error(&folder, &config).starts_with("cannot read key: "));
+        assert!(error(&folder, &config).starts_with("tls_key: cannot read key: "));
         settings(&folder, &[("key", &cert)]);
-        assert_eq!(error(&folder, &config), format!("key: expected {KEY}: the file has none"));
+        assert_eq!(error(&folder, &config), format!("key: expected {}: the file has none", KEY.expected));
         settings(&folder, &[("key", &key), ("cert", "nonsense")]);
-        assert_eq!(error(&folder, &config), format!("cert: expected {CERTIFICATES}: the file has none"));
+        assert_eq!(error(&folder, &config), format!("cert: expected {}: the file has none", CERTIFICATES.expected));
         settings(&folder, &[("cert", &format!("{other}{cert}"))]);
         let expected =
             "the key in key is not the key of the first certificate in cert; the server's own certificate comes first";

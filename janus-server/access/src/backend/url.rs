@@ -34,6 +34,16 @@ impl Url {
     /// Bytes of an address. Longer texts are mistakes.
     const MOST_BYTES: usize = 2_048;
 
+    /// The query in place of a hidden query. No address may have this query, or a file with a printed address would
+    /// send requests without their key.
+    const HIDDEN_QUERY: &'static str = "***";
+
+    /// The text of an address for people: a query, which may have a key, is hidden.
+    #[must_use]
+    pub fn without_query(text: &str) -> String {
+        text.split_once('?').map_or_else(|| text.to_owned(), |(address, _)| format!("{address}?{}", Self::HIDDEN_QUERY))
+    }
+
     /// Whether a setting may have this value: an address, or an empty text for none.
     pub(crate) fn accepts(text: &str) -> bool {
         text.is_empty() || text.parse::<Self>().is_ok()
@@ -71,7 +81,8 @@ impl FromStr for Url {
                 && (rest.is_empty() || rest.starts_with(':'))
                 && port.is_ok_and(|port| port > 0)
         });
-        if is_http && has_host { Ok(Self(uri)) } else { Err(UrlError) }
+        let is_hidden = uri.query() == Some(Self::HIDDEN_QUERY);
+        if is_http && has_host && !is_hidden { Ok(Self(uri)) } else { Err(UrlError) }
     }
 }
 
@@ -109,6 +120,7 @@ mod tests {
             "https://app.example:0/",
             "https://app.example:99999/",
             "https://app.example:/",
+            "https://app.example/?***",
             "https://app .example/",
             "/path",
             "",
@@ -135,5 +147,7 @@ mod tests {
         let url: Url = "https://app.example:8443/a/b?key=secret".parse().unwrap();
         assert_eq!((url.to_string(), format!("{url:?}")).0, "https://app.example:8443/a/b");
         assert!(!format!("{url:?}").contains("secret"));
+        assert_eq!(Url::without_query("http://a/b?key=secret"), "http://a/b?***");
+        assert_eq!(Url::without_query("http://a/b"), "http://a/b");
     }
 }

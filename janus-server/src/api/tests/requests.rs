@@ -83,12 +83,25 @@ async fn a_revocation_names_a_user_or_a_token_and_a_time_to_come() {
 }
 
 #[tokio::test]
+async fn a_reload_with_a_body_is_refused() {
+    let server = serve_file("max_topics = 7\n").await;
+    let answer = server.send_to_admin(&post("/api/reload", &[], r#"{"max_topics":8}"#)).await;
+    assert_eq!((answer.status, &*answer.error().0), (400, "bad_request"), "{answer:?}");
+    let answer = server.send_to_admin(&post("/api/reload", &[], "")).await;
+    assert_eq!((answer.status, &answer.json()["applied"]), (200, &serde_json::json!(["max_topics"])), "{answer:?}");
+}
+
+#[tokio::test]
 async fn an_unknown_path_or_method_is_answered_with_a_hint() {
     let server = serve(&settings()).await;
     for path in ["/api", "/api/publish/", "/ws/", "/favicon.ico"] {
         let answer = server.get(path).await;
         assert_eq!((answer.status, &*answer.error().0), (404, "unknown_path"));
         assert!(answer.error().1.contains("/api/openapi.json"), "{answer:?}");
+    }
+    let root = server.get("/").await;
+    for place in ["/ws", "/events?topic=", "/api/openapi.json", "admin_listen"] {
+        assert!(root.status == 404 && root.error().1.contains(place), "{root:?}");
     }
     for (path, method, served, _) in ROUTES {
         let answer = server.send(&[&request("PATCH", path, &[], "")]).await;

@@ -14,6 +14,7 @@ mod modern;
 
 use std::time::{Duration, Instant};
 
+use janus_core::supervision::in_words;
 use janus_core::wire::{ErrorClass, ErrorCode};
 
 use super::ClientError;
@@ -54,7 +55,7 @@ pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
                 failures = if begun.elapsed() > LONGEST_PAUSE { 0 } else { failures };
                 let pause = pause(failures, &error);
                 failures += 1;
-                say(&format!("{error}; reconnecting in {pause:.1?}"));
+                say(&format!("{error}; reconnecting in {}", in_words(pause)));
                 #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do")]
                 std::thread::sleep(pause);
             }
