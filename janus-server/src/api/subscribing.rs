@@ -27,9 +27,10 @@ use super::{Api, Incoming, Lines};
 /// Topics of one stream.
 pub(super) const MAX_TOPICS: usize = 16;
 
-/// Messages of one topic that may wait for the client, and their bytes.
+/// Messages of one topic that may wait for the client, and their bytes: 64 MiB for all topics of all streams, unless
+/// single messages are longer.
 const QUEUE_FRAMES: usize = 1_000;
-const QUEUE_BYTES: usize = 1 << 20;
+const QUEUE_BYTES: usize = 256 << 10;
 
 /// Events on the way to the connection; further events wait in the queues of the topics.
 const EVENTS_UNDER_WAY: usize = 16;
