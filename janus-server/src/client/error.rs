@@ -7,6 +7,7 @@ use std::time::Duration;
 use janus_core::supervision::in_words;
 
 use super::classic::FRAME_BYTES_MAX;
+use super::output::visible;
 use super::tls;
 use crate::settings::Problems;
 
@@ -94,7 +95,18 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
 impl ClientError {
     /// A refusal whose message says enough.
     pub(crate) fn refused(code: &str, message: &str) -> Self {
-        Self::Refused { code: code.to_owned(), message: message.to_owned(), advice: "", again: None }
+        // A reload with several mistakes has a line for each.
+        let in_lines = |text: &str| text.lines().map(visible).collect::<Vec<_>>().join("\n");
+        let [code, message] = [code, message].map(in_lines);
+        Self::Refused { code, message, advice: "", again: None }
+    }
+
+    /// The same refusal of a server that expects the client back after this time.
+    pub(crate) fn again_after(self, again: Option<Duration>) -> Self {
+        match self {
+            Self::Refused { code, message, advice, .. } => Self::Refused { code, message, advice, again },
+            other => other,
+        }
     }
 
     /// The same error; a refusal gets the advice for its code.

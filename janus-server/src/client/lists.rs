@@ -117,7 +117,11 @@ impl List<'_> {
                     return Ok(());
                 }
                 (None, Some(total)) if total > printed => {
-                    say(&format!("… and {} more {}: --limit N lists the first N", total - printed, self.command));
+                    let (more, what) = (total - printed, self.command);
+                    match printed < wanted {
+                        true => say(&format!("… and {more} more {what}: a sorted list has the first {printed}")),
+                        false => say(&format!("… and {more} more {what}: --limit N lists the first N")),
+                    }
                     return Ok(());
                 }
                 _ => break,

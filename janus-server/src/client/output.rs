@@ -8,9 +8,10 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::ClientError;
 
-/// Reports progress to the user. A closed standard error is no reason to end.
+/// Reports progress to the user, with names and reasons of strangers made visible. A closed standard error is no reason
+/// to end.
 pub(super) fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", visible(text));
 }
 
 /// Prints text that ends with a line end.

@@ -93,12 +93,9 @@ impl WebSocket {
 pub(super) fn refused(frame: ServerFrame<'_>) -> ClientError {
     match frame {
         ServerFrame::Error { error, message, .. } => ClientError::refused(&error, &message),
-        ServerFrame::Bye { error, message, reconnect_after, .. } => ClientError::Refused {
-            code: error.into_owned(),
-            message: message.into_owned(),
-            advice: "",
-            again: reconnect_after,
-        },
+        ServerFrame::Bye { error, message, reconnect_after, .. } => {
+            ClientError::refused(&error, &message).again_after(reconnect_after)
+        }
         _ => ClientError::Closed,
     }
 }
