@@ -3,7 +3,7 @@
 install_programs() {
     local missing=() program
     declare -A packages=([mmdebstrap]=mmdebstrap [systemd-nspawn]=systemd-container [lintian]=lintian [dpkg-shlibdeps]=dpkg-dev
-        [musl-gcc]=musl-tools [podman]=podman [buildah]=buildah [crun]=crun [zsh]=zsh [fish]=fish [mandoc]=mandoc [python3]=python3)
+        [musl-gcc]=musl-tools [podman]=podman [buildah]=buildah [runc]=runc [zsh]=zsh [fish]=fish [mandoc]=mandoc [python3]=python3)
     for program in "${!packages[@]}"; do
         command -v "$program" >/dev/null || missing+=("${packages[$program]}")
     done

@@ -39,8 +39,10 @@ trap 'exit 1' INT TERM
 
 step() { printf -- '-- %4d s: %s\n' "$SECONDS" "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
-# podman with all of its files below the working folder.
-engine() { podman --root "$work/storage" --runroot "$work/run" --tmpdir "$work/tmp" --storage-driver vfs --cgroup-manager cgroupfs "$@"; }
+# podman with all of its files below the working folder. runc, unlike crun, runs where the groups of version 1 and 2 are both
+# in use.
+engine() { $engine "$@"; }
+engine="podman --root $work/storage --runroot $work/run --tmpdir $work/tmp --storage-driver vfs --cgroup-manager cgroupfs --runtime runc"
 
 source tests/packages/debian.sh
 source tests/packages/container.sh
