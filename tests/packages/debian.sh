@@ -3,7 +3,7 @@
 install_programs() {
     local missing=() program
     declare -A packages=([mmdebstrap]=mmdebstrap [systemd-nspawn]=systemd-container [lintian]=lintian [dpkg-shlibdeps]=dpkg-dev
-        [musl-gcc]=musl-tools [podman]=podman [buildah]=buildah [runc]=runc [zsh]=zsh [fish]=fish [mandoc]=mandoc [python3]=python3)
+        [musl-gcc]=musl-tools [podman]=podman [buildah]=buildah [runc]=runc [zsh]=zsh [fish]=fish [mandoc]=mandoc [python3]=python3 [curl]=curl [pgrep]=procps)
     for program in "${!packages[@]}"; do
         command -v "$program" >/dev/null || missing+=("${packages[$program]}")
     done
@@ -57,7 +57,7 @@ test_documents() {
         count=$((count + 1))
     done
     [ "$count" -gt 10 ] || fail "$count manual pages"
-    gzip -dc "$files/usr/share/man/man5/janus.toml.5.gz" | mandoc | col -b | grep max_connections >/dev/null || fail "janus.toml(5)"
+    gzip -dc "$files/usr/share/man/man5/janus.toml.5.gz" | mandoc -T utf8 | sed 's/.\x08//g' | grep max_connections >/dev/null || fail "janus.toml(5)"
     bash -c 'source "$1" && complete -p janus-server' - "$files/usr/share/bash-completion/completions/janus-server"
     zsh -n "$files/usr/share/zsh/vendor-completions/_janus-server"
     fish --no-execute "$files/usr/share/fish/vendor_completions.d/janus-server.fish"
