@@ -419,19 +419,21 @@ fn the_examples_of_the_document_are_right() {
     let block = format!("```haproxy\n{HAPROXY}```\n");
     assert!(document.contains(&block), "docs/OPERATIONS.md must contain:\n\n{block}");
 
-    let pod = document.split("```yaml\n").find(|block| block.contains("livenessProbe")).unwrap();
-    let pod = pod.split("```").next().unwrap();
+    let pod = include_str!("../docs/kubernetes/janus.yaml");
     let after = |key: &str| -> Vec<&str> {
-        pod.lines()
-            .filter_map(|line| line.trim().strip_prefix(key))
-            .map(|value| value.trim().trim_matches('"'))
-            .collect()
+        pod.lines().filter_map(|line| line.trim().strip_prefix(key)).map(str::trim).collect()
     };
-    let mut command = janus(&["config", "check", "--listen", "127.0.0.1:0"]);
-    for (name, value) in after("- name: JANUS_").iter().zip(after("value:")) {
-        command.env(format!("JANUS_{name}"), value);
+    let (_, settings) = pod.split_once("janus.toml: |\n").unwrap();
+    let settings: Vec<&str> = settings.lines().map_while(|line| line.strip_prefix("    ")).collect();
+    for text in [settings.join("\n").as_str(), include_str!("../packaging/container.toml")] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let path = file.path().to_str().unwrap();
+        let output = janus(&["config", "show", "--config", path, "--listen", "127.0.0.1:0"]).output().unwrap();
+        assert_exit(&output, 0);
+        assert!(text.contains("admin_listen = [\"0.0.0.0:8082\"]"), "{text}");
     }
-    assert_exit(&command.output().unwrap(), 0);
+    assert!(after("- name: JANUS_").iter().all(|name| *name == "API_KEY"), "a variable hides a setting of the file");
     let Ports { server: _server, admin, .. } = start(&[]);
     assert_eq!(after("path:").len(), 2);
     for path in after("path:") {

@@ -33,9 +33,9 @@ command -v certutil >/dev/null || missing+=(libnss3-tools)
 # libFuzzer is C++.
 command -v c++ >/dev/null || missing+=(g++)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+root=()
+[ "$(id -u)" = 0 ] || root=(sudo env "PATH=$PATH" "HOME=$HOME")
 if [ "${#missing[@]}" -gt 0 ]; then
-    root=()
-    [ "$(id -u)" = 0 ] || root=(sudo)
     "${root[@]}" apt-get update && "${root[@]}" apt-get install --yes --no-install-recommends "${missing[@]}"
 fi
 
@@ -66,5 +66,9 @@ step "packages"
 rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{access,core,server,supervision}-*
 # Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
 cargo package --workspace --locked --allow-dirty --quiet --target-dir target/packages
+
+step "installing"
+# The check of the packages has left a binary in the form of a release: with the default features.
+"${root[@]}" tests/packages/run.sh target/packages/debug/janus-server
 
 step "all checks passed"
