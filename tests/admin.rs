@@ -191,7 +191,7 @@ fn a_server_that_is_told_to_stop_is_not_ready_but_serves_new_clients_for_the_del
     let ask = |more: &[&str]| janus(&[&["health"], &command[..], more].concat()).output().unwrap();
     assert_exit(&ask(&["--ready"]), 0);
     server.signal("TERM");
-    server.error_line("SIGTERM: not ready from now on, and still serving for 2s (drain_delay)");
+    server.error_line("SIGTERM: not ready from now on, and still serving for 2 s (drain_delay)");
     let body = until_status(admin, "/readyz", 503);
     let body: Value = serde_json::from_str(&body).unwrap();
     assert!(body["checks"]["draining"].as_str().unwrap().starts_with("the server was told to stop"), "{body}");
@@ -295,7 +295,7 @@ fn the_command_gives_up_on_a_server_that_does_not_answer() {
     let admin = silent.local_addr().unwrap().to_string();
     let output = janus(&["health", "--admin", &admin, "--timeout", "200 ms"]).output().unwrap();
     assert_exit(&output, 1);
-    assert!(text(&output.stderr).contains("no answer from the server within 200ms"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("no answer from the server within 200 ms"), "{}", text(&output.stderr));
 }
 
 #[test]

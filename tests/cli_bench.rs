@@ -221,7 +221,7 @@ fn a_server_that_does_not_answer_is_reported_after_the_timeout() {
     let server = FakeServer::start(Fault::SaysNothing);
     let output = janus(&["bench", "--clients", "3", "--to", &server.address, "--timeout", "300ms"]).output().unwrap();
     assert_exit(&output, 1);
-    assert!(text(&output.stderr).contains("not acknowledged within 300ms"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("not acknowledged within 300 ms"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn a_target_is_logged_at_debug_for_a_while_and_no_longer() {
     let target = ["--target", "janus_core::connection::acceptor"];
     let levels = server.log(&[&["debug", "--for", "1h"], &target[..]].concat());
     assert!(levels.len() == 2 && levels[1].starts_with("janus_core::connection::acceptor: debug, 35"), "{levels:?}");
-    server.running.error_line("level debug of the log of janus_core::connection::acceptor: in force for 3600s");
+    server.running.error_line("level debug of the log of janus_core::connection::acceptor: in force for 3600 s");
     server.connect();
     let line = server.running.error_line("connected, classic");
     assert!(line.contains(" DEBUG janus_core::connection::acceptor]"), "{line}");
@@ -59,7 +59,7 @@ fn a_target_is_logged_at_debug_for_a_while_and_no_longer() {
     server.connect();
     server.log(&["warn", "--for", "1m"]);
     let next = server.running.error_line("");
-    assert!(next.contains("level warn of the log: in force for 60s"), "no line about the client: {next}");
+    assert!(next.contains("level warn of the log: in force for 60 s"), "no line about the client: {next}");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn even_a_log_that_is_off_says_that_it_has_been_changed() {
     let running = Running::start(&arguments);
     let admin = running.error_line("admin port on ").rsplit(' ').next().unwrap().to_owned();
     assert_exit(&janus(&["log", "--admin", &admin, "off"]).output().unwrap(), 0);
-    running.error_line("level off of the log: in force for 600s");
+    running.error_line("level off of the log: in force for 600 s");
 }
 
 #[test]

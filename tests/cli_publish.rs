@@ -86,7 +86,7 @@ fn a_server_that_gives_no_receipt_is_a_failure() {
     let server = FakeServer::start(Fault::SaysNothing);
     let output = janus(&["publish", "news", "1", "--to", &server.address, "--timeout", "200ms"]).output().unwrap();
     assert_exit(&output, 1);
-    assert!(text(&output.stderr).contains("no receipt from the server within 200ms"));
+    assert!(text(&output.stderr).contains("no receipt from the server within 200 ms"));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn a_server_that_does_not_acknowledge_is_a_failure() {
     let server = FakeServer::start(Fault::SaysNothing);
     let output = janus(&["subscribe", "a", "--from", &server.address, "--timeout", "200ms"]).output().unwrap();
     assert_exit(&output, 1);
-    assert!(text(&output.stderr).contains("no acknowledgement from the server within 200ms"));
+    assert!(text(&output.stderr).contains("no acknowledgement from the server within 200 ms"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::SetupError;
+use janus_core::supervision::in_words;
 use janus_core::{Builder, Config, DrainReport, Janus, StartupError};
 use tokio::sync::mpsc;
 
@@ -254,21 +255,23 @@ async fn serve_until_stopped(
 ) -> Result<Instant, ServeError> {
     let name = signals.stop(reloader).await;
     let settings = reloader.settings();
-    let (delay, period) = (settings.drain_delay, settings.core.drain_period);
+    let (delay, period) = (settings.drain_delay, in_words(settings.core.drain_period));
+    let same_stop = in_words(SAME_STOP);
     let stopped = Instant::now();
     health.stop();
     if delay.is_zero() {
-        log::info!("{name}: draining over {period:?}; a second signal after {SAME_STOP:?} ends the server at once");
+        log::info!("{name}: draining over {period}; a second signal after {same_stop} ends the server at once");
         return Ok(stopped);
     }
     log::info!(
-        "{name}: not ready from now on, and still serving for {delay:?} (drain_delay); a second signal after \
-         {SAME_STOP:?} ends the server at once"
+        "{name}: not ready from now on, and still serving for {} (drain_delay); a second signal after \
+         {same_stop} ends the server at once",
+        in_words(delay)
     );
     let delayed = async {
         tokio::select! {
             () = tokio::time::sleep(delay) => {
-                log::info!("draining over {period:?}");
+                log::info!("draining over {period}");
                 Ok(stopped)
             }
             name = signals.stop_again(stopped, reloader) => {

@@ -116,7 +116,7 @@ pub(super) async fn drain_delay() {
     let mut server = Server::start("");
     server.reload("drain_delay", "\"1 h\"").await;
     server.process.signal("TERM");
-    server.process.error_line("still serving for 3600s");
+    server.process.error_line("still serving for 3600 s");
     let (status, ready) = ask(server.admin, "GET", "/readyz", "Connection: close\r\n", None).await;
     assert_eq!((status, &ready["ready"]), (503, &json!(false)));
 }

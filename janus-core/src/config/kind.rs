@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::supervision::in_words;
 use crate::wire::AllowedOrigins;
 
 /// 1,024 bytes.
@@ -360,7 +361,9 @@ impl Kind {
             (Self::Count(bounds) | Self::PerCent(bounds) | Self::Bytes(bounds), Value::Number(number)) => {
                 (!bounds.accept(number)).then(|| number.to_string())
             }
-            (Self::Duration(bounds), Value::Duration(time)) => (!bounds.accept(time)).then(|| format!("{time:?}")),
+            (Self::Duration(bounds), Value::Duration(time)) => {
+                (!bounds.accept(time)).then(|| in_words(time).to_string())
+            }
             (Self::OneOf { names, any_case }, Value::Text(text)) => {
                 let accepts = |name: &&str| *name == text || *any_case && name.eq_ignore_ascii_case(text);
                 (!names.iter().any(accepts)).then(|| format!("{text:?}"))

@@ -28,6 +28,7 @@ use super::Connections;
 use super::crowd::Crowd;
 use super::linger::linger;
 use crate::accounts::Address;
+use crate::supervision::in_words;
 use crate::wire::{Peer, ProxyHeader, ProxyHeaderError};
 
 /// The connections of a listener without a header yet.
@@ -68,7 +69,7 @@ enum Refused {
     Eof,
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("PROXY header not completed within frame_timeout ({0:?})")]
+    #[error("PROXY header not completed within frame_timeout ({})", in_words(.0))]
     Late(Duration),
     #[error("cut before its PROXY header to make room for others")]
     Cut,

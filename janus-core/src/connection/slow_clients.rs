@@ -9,6 +9,7 @@ use crate::delivery::Slot;
 use crate::ground::clock::{Clock, Tick};
 use crate::hooks::SlowClient;
 use crate::session::Session;
+use crate::supervision::in_words;
 use crate::wire::Peer;
 
 /// Connections looked at before other connections may enter or leave the table.
@@ -95,15 +96,15 @@ impl SlowLog {
     /// Ends a round, and notes the number of slow clients. Writes a line if clients lag and the last line is old enough.
     pub(crate) fn note(&mut self, shared: &Connections, tick: Tick) {
         let (lagging, largest) = (std::mem::take(&mut self.lagging), std::mem::take(&mut self.largest));
-        if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < shared.clock.rounds(TICKS_BETWEEN)) {
         shared.slow_clients.store(lagging, Ordering::Relaxed);
+        if lagging == 0 || self.last.is_some_and(|last| tick.since(last) < shared.clock.rounds(TICKS_BETWEEN)) {
             return;
         }
         self.last = Some(tick);
         let named: Vec<String> = largest
             .iter()
             .filter_map(|(_, slot)| describe(slot, peer_of(slot, shared), tick))
-            .map(|slow| in_words(&slow))
+            .map(|slow| described(&slow))
             .collect();
         log::warn!(clients = lagging; "{}: {}", title(lagging), named.join("; "));
     }
@@ -118,10 +119,10 @@ fn title(clients: usize) -> String {
     }
 }
 
-fn in_words(slow: &SlowClient) -> String {
+fn described(slow: &SlowClient) -> String {
     let SlowClient { client, queued_frames, queued_bytes, lagging_for, .. } = slow;
     let peer = slow.peer.map_or_else(|| "in this process, or gone".to_owned(), |peer| peer.to_string());
-    format!("client {client} ({peer}), {queued_bytes} bytes in {queued_frames} frames for {lagging_for:.0?}")
+    format!("client {client} ({peer}), {queued_bytes} bytes in {queued_frames} frames for {}", in_words(lagging_for))
 }
 
 #[cfg(test)]

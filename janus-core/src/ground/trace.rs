@@ -22,6 +22,7 @@ use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
 use self::pattern::Pattern;
 use super::clock::timestamp;
+use crate::supervision::in_words;
 use crate::supervision::{EventKind, TreeEvent};
 use crate::wire::TopicName;
 
@@ -511,8 +512,8 @@ fn line_of(TreeEvent { supervisor, child, what, .. }: &TreeEvent) -> Option<Trac
         EventKind::StartFailed(reason) => (TraceKind::Exit, format!("cannot be started: {reason}")),
         EventKind::Ended(reason) => (TraceKind::Exit, reason.to_string()),
         EventKind::Abandoned => (TraceKind::Exit, "it does not end after a kill".to_owned()),
-        EventKind::Restarting(delay) => (TraceKind::Restart, format!("after {delay:?}")),
-        EventKind::Quarantined(rest) => (TraceKind::Quarantine, format!("for {rest:?}")),
+        EventKind::Restarting(delay) => (TraceKind::Restart, format!("after {}", in_words(delay))),
+        EventKind::Quarantined(rest) => (TraceKind::Quarantine, format!("for {}", in_words(rest))),
         EventKind::GaveUp => (TraceKind::Quarantine, "its supervisor gives up".to_owned()),
         _ => return None,
     };

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::config::settings::Gate;
 use crate::ground::log_lines::LogLines;
 use crate::supervision::ExitReason;
+use crate::supervision::in_words;
 use crate::wire::{ErrorCode, Publication, TopicName};
 
 /// The hooks of one instance, and the runtime of the hooks.
@@ -267,7 +268,8 @@ impl HookRunner {
         }
         match failure {
             Failure::TooLate => {
-                log::error!(hook = name; "hook {name}: did not end within hook_timeout ({:?}) and was given up", self.timeout());
+                let timeout = in_words(self.timeout());
+                log::error!(hook = name; "hook {name}: did not end within hook_timeout ({timeout}) and was given up");
             }
             Failure::Panicked(reason) => log::error!(hook = name; "hook {name}: {reason}"),
             Failure::NoRuntime => log::error!(hook = name; "hook {name}: the runtime of the hooks has been shut down"),

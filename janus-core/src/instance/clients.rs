@@ -14,6 +14,7 @@ use crate::ground::log_lines::counted;
 use crate::hooks::{Revocation, RevokeError, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
+use crate::supervision::in_words;
 
 impl Janus {
     /// Whether a further client would find a place among [`Config::max_connections`](crate::Config::max_connections),
@@ -143,7 +144,7 @@ impl Janus {
         // The identifier of a token is not for the log.
         let whose = user.map_or_else(|| "a token".to_owned(), |user| format!("user {user:?}"));
         let connections = counted(closed as u64, "connection");
-        log::info!(user, closed; "revoked {whose} for {time:?}: {connections} closed");
+        log::info!(user, closed; "revoked {whose} for {}: {connections} closed", in_words(time));
         Ok(closed)
     }
 

@@ -14,6 +14,7 @@ use crate::accounts::Account;
 use crate::delivery::{Engine, Slot, Subscription};
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::HookRunner;
+use crate::supervision::in_words;
 use crate::supervision::{ActorRef, DynamicSupervisor};
 use crate::wire::TopicName;
 
@@ -90,8 +91,8 @@ impl Topics {
     /// Takes the topic whose actor has this name out of service until its quarantine is over.
     fn quarantine(&self, actor: &str) {
         if let Some(topic) = trace::topic_of(actor).and_then(|name| self.table.find(name)) {
-            let time = self.config().topic_quarantine;
-            log::error!(topic:% = topic.name; "topic {}: keeps crashing, out of service for {time:?}", topic.name);
+            let time = in_words(self.config().topic_quarantine);
+            log::error!(topic:% = topic.name; "topic {}: keeps crashing, out of service for {time}", topic.name);
             topic.quarantine(&self.senders);
         }
     }

@@ -17,6 +17,7 @@ use crate::run::Birth;
 use crate::spec::{ChildSpec, Launch, START_TIMEOUT_DEFAULT, Shutdown, Start, StartInfo, TreeShared};
 use crate::tree::{EventKind, NodeKind, State, Tree, TreeEvent};
 use crate::window::{RestartIntensity, RestartWindow};
+use crate::words::in_words;
 
 /// How long a killed child has for its thread to return before the child is declared dead without the thread.
 pub(crate) const KILL_GRACE_DEFAULT: Duration = Duration::from_millis(500);
@@ -205,11 +206,11 @@ impl Surroundings {
                 let _ = place.run(move || drop(turn));
                 return match timeout(START_TIMEOUT_DEFAULT, its_turn).await {
                     Ok(_) => std::future::pending().await,
-                    Err(_) => format!("thread {} did not answer for {START_TIMEOUT_DEFAULT:?}", place.name()),
+                    Err(_) => format!("thread {} did not answer for {}", place.name(), in_words(START_TIMEOUT_DEFAULT)),
                 };
             };
             sleep(limit).await;
-            format!("not up after {limit:?}")
+            format!("not up after {}", in_words(limit))
         };
         tokio::select! {
             biased;
@@ -235,7 +236,8 @@ impl Surroundings {
                     let supervisor = &self.supervisor;
                     log::warn!(
                         supervisor = **supervisor, child = **cell.name();
-                        "{supervisor}: {cell:?} did not stop within {limit:?} and is killed"
+                        "{supervisor}: {cell:?} did not stop within {} and is killed",
+                        in_words(limit)
                     );
                 }
             }
@@ -268,7 +270,8 @@ impl Surroundings {
         let (supervisor, grace) = (&self.supervisor, self.kill_grace);
         log::error!(
             supervisor = **supervisor, child = **cell.name();
-            "{supervisor}: {cell:?} has not returned {grace:?} after its kill and is abandoned"
+            "{supervisor}: {cell:?} has not returned {} after its kill and is abandoned",
+            in_words(grace)
         );
     }
 }

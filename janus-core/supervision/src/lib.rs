@@ -209,6 +209,7 @@
 //! |---|---|
 //! | `exit.rs`, `error.rs` | reasons, ids, how code ends itself; errors of starts and commands |
 //! | `window.rs` | counting restarts; pure |
+//! | `words.rs` | durations as people read them; pure |
 //! | `spec.rs` | the description of a child; factories |
 //! | `cell.rs` | the identity of an incarnation: requests, the exit reason, watchers |
 //! | `run.rs` | runs an incarnation and finds out why it ended |
@@ -235,6 +236,7 @@ mod supervisor;
 mod tree;
 mod watchdog;
 mod window;
+mod words;
 
 pub use cell::{InitGuard, Monitor, current, defer_init, stop_requested};
 pub use dynamic::{Child, ChildKey, DynamicSupervisor};
@@ -248,6 +250,8 @@ pub use supervisor::{Supervisor, SupervisorRef, WeakSupervisorRef};
 pub use tree::{EventKind, NodeKind, State, Tree, TreeEvent};
 pub use watchdog::{Hang, Watchdog};
 pub use window::{RestartIntensity, RestartWindow};
+#[doc(hidden)]
+pub use words::in_words;
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

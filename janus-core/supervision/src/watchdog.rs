@@ -13,6 +13,7 @@ use crate::exit::{ActorId, guarded};
 use crate::place::Place;
 use crate::run::BoxError;
 use crate::supervisor::{SupervisorRef, WeakSupervisorRef};
+use crate::words::in_words;
 
 /// An actor that holds up its thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +162,7 @@ impl fmt::Debug for Watchdog {
 impl fmt::Display for Hang {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.as_deref().unwrap_or("an actor");
-        write!(f, "{}: {name} {} has not returned for {:?}", self.arbiter, self.actor, self.lasted)
+        write!(f, "{}: {name} {} has not returned for {}", self.arbiter, self.actor, in_words(self.lasted))
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use janus_core::supervision::in_words;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -122,7 +123,7 @@ impl Worker {
                 for index in 0..self.clients.len() {
                     if matches!(self.clients[index].stage, Stage::Connecting | Stage::Subscribing) {
                         self.under_way += usize::from(index >= begun);
-                        self.fail(index, &format!("not acknowledged within {timeout:?}"));
+                        self.fail(index, &format!("not acknowledged within {}", in_words(timeout)));
                     }
                 }
                 break;

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use janus_core::supervision::in_words;
 use janus_core::wire::classic::client::ServerFrame;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
@@ -66,7 +67,7 @@ pub(crate) enum ClientError {
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
     /// The peer is not a Janus server, or is too old to know the request.
-    #[error("no {awaited} from the server within {timeout:?}")]
+    #[error("no {awaited} from the server within {}", in_words(timeout))]
     Late { awaited: &'static str, timeout: Duration },
     #[error("the server does not speak the Janus protocol: it sent a frame of more than {FRAME_BYTES_MAX} bytes")]
     FrameTooLarge,

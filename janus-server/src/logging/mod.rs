@@ -30,6 +30,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use janus_core::supervision::in_words;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags};
 use tokio::time::Instant;
@@ -96,7 +97,7 @@ pub(crate) fn set_filter(filter: LogFilter) {
 pub(crate) fn change(target: Option<String>, level: LevelFilter, time: Duration) -> Result<Change, TooManyChanges> {
     let change = Change { target, level, ends: Instant::now() + time, until: SystemTime::now() + time };
     levels().change(change.clone())?;
-    tell(&change, "new_level", format_args!("in force for {time:?}"));
+    tell(&change, "new_level", format_args!("in force for {}", in_words(time)));
     Ok(change)
 }
 

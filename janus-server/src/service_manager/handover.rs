@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use janus_core::Handover;
+use janus_core::supervision::in_words;
 use serde::{Deserialize, Serialize};
+
+use crate::logging::counted;
 
 /// A restart takes seconds, and a machine some minutes. An older file may be a copy.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
@@ -43,7 +46,7 @@ enum Unusable {
     TooLarge,
     #[error("written by another version of Janus")]
     Version,
-    #[error("written {0:?} ago, and what is older than {MAX_AGE:?} may be a copy")]
+    #[error("written {} ago, and what is older than {} may be a copy", in_words(.0), in_words(MAX_AGE))]
     Old(Duration),
     #[error("written in the future: has the clock been set back?")]
     Future,
@@ -54,7 +57,11 @@ enum Unusable {
 pub(crate) fn take(file: &Path) -> Option<Handover> {
     match try_take(file, SystemTime::now()) {
         Ok((handover, age)) => {
-            log::info!("continuing {} topics of the last server, which ended {age:?} ago", handover.len());
+            log::info!(
+                "continuing {} of the last server, which ended {} ago",
+                counted(handover.len(), "topic"),
+                in_words(age)
+            );
             Some(handover)
         }
         Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {

@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use janus_access::{AccessSettings, Ask};
 use janus_core::settings::{HIDDEN, Stored, Table as _, Value, secs};
+use janus_core::supervision::in_words;
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
 
@@ -125,11 +126,10 @@ impl Settings {
                     .into(),
             });
         }
-        self.check_questions()
         self.check_ports()?;
+        self.check_questions()
     }
 
-    /// Checks that questions to the backend reach their own limits before those of all hooks.
     /// Checks that no two addresses of the settings are one port. The system would name the address alone.
     fn check_ports(&self) -> Result<(), ConfigError> {
         let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
@@ -154,14 +154,16 @@ impl Settings {
         Ok(())
     }
 
+    /// Checks that questions to the backend reach their own limits before those of all hooks.
     fn check_questions(&self) -> Result<(), ConfigError> {
         let (access, core) = (&self.access, &self.core);
         let refuse = |key: &'static str, value: String, expected: String| {
             Err(ConfigError { key: key.into(), value, expected: expected.into() })
         };
         if Ask::is_needed(access) && access.ask_timeout >= core.hook_timeout {
-            let expected = format!("less than hook_timeout ({:?}), which ends each question", core.hook_timeout);
-            return refuse("ask_timeout", format!("{:?}", access.ask_timeout), expected);
+            let expected =
+                format!("less than hook_timeout ({}), which ends each question", in_words(core.hook_timeout));
+            return refuse("ask_timeout", in_words(access.ask_timeout).to_string(), expected);
         }
         if Ask::is_needed(access) && access.ask_concurrency > core.max_hook_questions {
             let expected = format!("at most max_hook_questions ({}), or questions wait there", core.max_hook_questions);
@@ -171,8 +173,6 @@ impl Settings {
     }
 }
 
-/// The keys for users of the HTTP API, with commas between them; empty if there is none. Never printed.
-#[derive(Clone, Default)]
 /// Whether a listener on one address leaves no room for a listener on the other. An unspecified address is every address
 /// of its family.
 fn are_one_port(one: SocketAddr, other: SocketAddr) -> bool {
@@ -183,6 +183,8 @@ fn are_one_port(one: SocketAddr, other: SocketAddr) -> bool {
         && (one.ip() == other.ip() || is_every(one) || is_every(other))
 }
 
+/// The keys for users of the HTTP API, with commas between them; empty if there is none. Never printed.
+#[derive(Clone, Default)]
 pub(crate) struct ApiKey(String);
 
 impl ApiKey {

@@ -191,7 +191,7 @@ fn every_problem_of_a_namespace_is_told_with_its_place() {
 fn questions_to_a_backend_end_before_their_hook() {
     let url = "ask_connect = \"http://127.0.0.1:8000/\"\n";
     for (file, expected) in [
-        ("ask_timeout = \"5 s\"", Some(":2: ask_timeout = 5s: expected less than hook_timeout (5s)")),
+        ("ask_timeout = \"5 s\"", Some(":2: ask_timeout = 5 s: expected less than hook_timeout (5 s)")),
         ("ask_timeout = \"5 s\"\nhook_timeout = \"6 s\"", None),
         ("ask_concurrency = 2_000", Some(":2: ask_concurrency = 2000: expected at most max_hook_questions (1024)")),
         (

@@ -40,6 +40,7 @@ use crate::connection::listener::Origin;
 use crate::delivery::Link;
 use crate::delivery::tls::{self, Established, Tls};
 use crate::hooks::TlsClient;
+use crate::supervision::in_words;
 use crate::supervision::{self, BoxError, ChildSpec, Strategy, Supervisor};
 use crate::wire::Peer;
 
@@ -283,7 +284,7 @@ impl Handshake {
                     linger(socket).await;
                     Err(error)
                 }
-                Err(_) => Err(format!("not completed within frame_timeout ({limit:?})")),
+                Err(_) => Err(format!("not completed within frame_timeout ({})", in_words(limit))),
             }
         };
         let result = tokio::select! {

@@ -16,6 +16,7 @@ use super::opening::after_a_restart;
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::SERVER_FULL;
 use crate::delivery::{End, Exceeded, SlowReason};
+use crate::supervision::in_words;
 use crate::wire::{Bytes, ErrorCode, FrameError, Refusal};
 
 /// A line of the log about an end, with its code as a key-value.
@@ -293,7 +294,13 @@ fn log_rate(client: &Transport, end: End, setting: &str) {
     let within_limit = client.shared.rate_lines.take(client.shared.clock.tick().number());
     let level = if within_limit { Level::Warn } else { Level::Debug };
     let patience = client.shared.config().rate_patience;
-    log_end!(client, level, end, "closed, it sent more than {setting} allows for {patience:?} (rate_patience)");
+    log_end!(
+        client,
+        level,
+        end,
+        "closed, it sent more than {setting} allows for {} (rate_patience)",
+        in_words(patience)
+    );
 }
 
 fn row(end: End) -> Row {

@@ -8,6 +8,7 @@ use crate::delivery::codecs::CodecId;
 use crate::ground::log_lines::counted;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::hooks::Disconnect;
+use crate::supervision::in_words;
 use crate::wire::{ErrorCode, Peer, TopicName};
 
 /// A line of the log at `debug`.
@@ -67,8 +68,9 @@ impl Transport {
         debug!(
             self,
             [topics, session:% = session.beginning()],
-            "left {all}, session {} is kept for {ttl:?}",
-            session.beginning()
+            "left {all}, session {} is kept for {}",
+            session.beginning(),
+            in_words(ttl)
         );
         self.say(TraceKind::Detach, "sessions", || format!("session {}, {all}", session.beginning()));
     }

@@ -24,6 +24,7 @@ use crate::run::BoxError;
 use crate::spec::ChildSpec;
 use crate::tree::{EventKind, State};
 use crate::window::{RestartIntensity, RestartWindow};
+use crate::words::in_words;
 
 /// A start or stop which has completed.
 enum Done {
@@ -317,7 +318,8 @@ impl Keeper {
             let supervisor = &self.live.around.supervisor;
             log::error!(
                 supervisor = **supervisor, child = **name;
-                "{supervisor}: gives up after more than {max_restarts} restarts in {period:?}, the last of {name}: {last}"
+                "{supervisor}: gives up after more than {max_restarts} restarts in {}, the last of {name}: {last}",
+                in_words(period)
             );
             self.live.around.emit(name, None, EventKind::GaveUp);
             return Some(ExitReason::MaxRestarts { child: name.clone(), last });
@@ -336,7 +338,8 @@ impl Keeper {
         let supervisor = &self.live.around.supervisor;
         log::error!(
             supervisor = **supervisor, child = **name;
-            "{supervisor}: {name} exceeded its restart limit; quarantined for {rest:?}: {reason}"
+            "{supervisor}: {name} exceeded its restart limit; quarantined for {}: {reason}",
+            in_words(rest)
         );
         self.live.around.emit(name, None, EventKind::Quarantined(rest));
         if let Some(tell) = &self.live.settings.on_quarantine

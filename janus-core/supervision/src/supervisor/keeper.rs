@@ -21,6 +21,7 @@ use crate::run::BoxError;
 use crate::spec::{AutoShutdown, ChildSpec, Restart, Strategy};
 use crate::tree::{EventKind, State};
 use crate::window::{RestartIntensity, RestartWindow};
+use crate::words::in_words;
 
 /// The loop of a supervisor.
 pub(super) struct Keeper {
@@ -213,7 +214,8 @@ impl Keeper {
         let supervisor = self.live.cell.name();
         log::error!(
             supervisor = **supervisor, child = *child;
-            "{supervisor}: gives up after more than {max_restarts} restarts in {period:?}, the last of {child}: {last}"
+            "{supervisor}: gives up after more than {max_restarts} restarts in {}, the last of {child}: {last}",
+            in_words(period)
         );
         self.live.around.emit(&child, None, EventKind::GaveUp);
         ExitReason::MaxRestarts { child, last: Box::new(last) }

@@ -30,6 +30,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use janus_core::hooks::{Client, ConnectRequest, Denied, Hooks, Identity};
+use janus_core::supervision::in_words;
 use janus_core::wire::{Publication, TopicName};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -339,7 +340,7 @@ impl Shared {
                 "{url}: half of the last 20 questions have no answer; from now on one question a second is asked, and \
                  all other clients are told to come back"
             ),
-            Change::Closed(after) => log::info!(url:%; "{url}: answers again after {after:?}"),
+            Change::Closed(after) => log::info!(url:%; "{url}: answers again after {}", in_words(after)),
         }
     }
 }
