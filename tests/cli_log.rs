@@ -249,7 +249,7 @@ fn at_debug_the_log_has_each_clients_life_and_no_token() {
     expect(&mut log, 1, &client, "subscribed to a");
     expect(&mut log, 1, &client, "unsubscribed from a");
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    expect(&mut log, 1, &client, &format!("left 1 topic, session {beginning}… is kept for 120s"));
+    expect(&mut log, 1, &client, &format!("left 1 topic, session {beginning}… is kept for 120 s"));
     expect(&mut log, 1, &client, "closed: its stream has ended");
 
     let mut client = TcpStream::connect(&address).unwrap();
@@ -267,7 +267,7 @@ fn at_debug_the_log_has_each_clients_life_and_no_token() {
         &client,
         "frame_too_large: frame longer than the limit of 65536 bytes; end each frame with a NUL byte",
     );
-    expect(&mut log, 2, &client, &format!("left 1 topic, session {beginning}… is kept for 120s"));
+    expect(&mut log, 2, &client, &format!("left 1 topic, session {beginning}… is kept for 120 s"));
     expect(&mut log, 2, &client, "closed: frame_too_large");
 
     let mut client = TcpStream::connect(&http).unwrap();

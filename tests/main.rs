@@ -30,6 +30,7 @@ mod cli_subscribe;
 mod config;
 mod conformance;
 mod crashes;
+mod documented;
 mod drain;
 mod embed;
 mod farewell;
