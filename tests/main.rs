@@ -27,6 +27,8 @@ mod cli_subscribe;
 mod config;
 mod conformance;
 mod crashes;
+mod dashboard;
+mod devtools;
 mod drain;
 mod embed;
 mod farewell;
