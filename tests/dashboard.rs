@@ -123,6 +123,7 @@ fn the_overview_has_charts_with_points_and_shows_strangers_names_as_text() {
     let connections = tab.eval("document.querySelector('.chart svg').getAttribute('aria-label')");
     assert!(connections.as_str().unwrap().starts_with("Connections: open 1"), "{connections}");
     names_once(&mut tab, "busiest", &format!("names.includes({HOSTILE:?}) && names.includes('aU+202Eb')"));
+    assert_eq!(tab.text("#toast"), "", "nothing has happened to the server");
     // The values of an earlier second, by the keyboard.
     tab.eval("document.querySelector('.chart svg').focus()");
     tab.press("ArrowLeft");
