@@ -178,7 +178,7 @@ fn a_client_closed_on_the_page_is_told_so() {
     tab.until("!document.querySelector('#close-dialog').open");
     tab.click("#client-table td.actions button");
     tab.until("document.querySelector('#close-dialog').open");
-    assert!(tab.text("#close-facts").contains(&names[0].as_str().unwrap().to_owned()));
+    assert!(tab.text("#close-facts").contains(names[0].as_str().unwrap()));
     tab.click("#close-dialog [name=reconnect]");
     tab.click("#close-dialog button.danger");
     let bye = closed.next();
