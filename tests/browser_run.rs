@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -156,7 +157,8 @@ impl Page<'_> {
     }
 }
 
-struct Browser {
+/// A headless browser with a profile of its own. Ends when dropped.
+pub(crate) struct Browser {
     child: Child,
     profile: TempDir,
 }
@@ -165,7 +167,8 @@ impl Browser {
     /// Debian's name first.
     const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-    fn start(url: &str, authority: Option<&str>) -> Self {
+    /// Opens a page. Of certificates, the browser accepts those of the authority alone, or any without an authority.
+    pub(crate) fn start(url: &str, authority: Option<&str>) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let trust = match authority {
             // The certificate of a proxy, whose tests are about the proxy.
@@ -210,7 +213,25 @@ impl Browser {
         );
     }
 
-    fn log(&self) -> String {
+    /// The address of the browser's DevTools protocol, once the browser has told it.
+    pub(crate) fn devtools(&self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        // A channel without messages: a pause with an end.
+        let (_sender, nothing) = channel::<()>();
+        loop {
+            let log = self.log();
+            // The line may be half written.
+            let line =
+                log.split_inclusive('\n').find_map(|line| line.trim_start().strip_prefix("DevTools listening on "));
+            if let Some(address) = line.and_then(|line| line.strip_suffix('\n')) {
+                return address.trim().to_owned();
+            }
+            assert!(Instant::now() < deadline, "the browser tells no address; its log:\n{log}");
+            let _ = nothing.recv_timeout(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.profile.path().join("log")).unwrap_or_default()
     }
 }

@@ -30,6 +30,8 @@ mod cli_subscribe;
 mod config;
 mod conformance;
 mod crashes;
+mod dashboard;
+mod devtools;
 mod documented;
 mod drain;
 mod embed;

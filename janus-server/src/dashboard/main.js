@@ -111,7 +111,8 @@ async function fillSamples() {
 }
 
 function takeStats(answer) {
-  if (stats && answer.uptime_ms < stats.uptime_ms) {
+  // A stream's event may be a second older than an answer to a question of its own.
+  if (stats && answer.uptime_ms + OLD_MS < stats.uptime_ms) {
     page.say("The server has restarted: its figures begin anew.");
     overview.samples.clear();
     stats = null;

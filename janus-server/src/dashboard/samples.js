@@ -6,6 +6,9 @@ const MAX_SAMPLES = 600;
 /** Between two samples further apart the line of a chart is broken, because nothing is known. */
 export const HOLE_MS = 3_500;
 
+/** A sample older than the last by this much comes from a clock that was set back. */
+const SET_BACK_MS = 10_000;
+
 export class Samples {
   /** Unix times in milliseconds, rising. */
   time = [];
@@ -30,8 +33,9 @@ export class Samples {
     }
   }
 
-  /** Adds a sample, unless it is not later than the last. */
+  /** Adds a sample, unless it is not later than the last. A clock that was set back begins a new series. */
   add(time, figures) {
+    if (time <= this.time.at(-1) - SET_BACK_MS) this.clear();
     if (time <= this.time.at(-1)) return;
     this.time.push(time);
     for (const [name, values] of this.#values) values.push(figures[name]?.value ?? null);

@@ -94,7 +94,8 @@ export class Tree {
       const place = rows.length;
       if (!isFolded) rows.push(row);
       let matches = (!trouble || isTroubled(node)) && (!name || node.name.includes(name));
-      for (const child of node.children ?? []) {
+      // Of thousands of topics, those in trouble would be out of sight in their own order. The sort keeps that order otherwise.
+      for (const child of (node.children ?? []).toSorted((a, b) => isTroubled(b) - isTroubled(a))) {
         const folded = isFolded || this.#closed.has(path);
         matches = walk(child, `${path}\u0000${child.name}`, depth + 1, folded) || matches;
       }
