@@ -121,14 +121,17 @@ pub(super) fn clients(columns: u16) -> Vec<Column<Client>> {
 
 /// The columns of the supervision tree.
 pub(super) fn tree(columns: u16) -> Vec<Column<Row>> {
-    // Wide enough for a quarantine and its rest.
-    let state = if columns >= 76 { 16 } else { 11 };
     let right = [
-        Column::text("STATE", state, |row: &Row, look: Look| {
-            let style = if row.trouble == Trouble::None { look.quiet() } else { style(row, look) };
-            let due = row.due_in_ms.map(|due| format!(" {}", duration(Duration::from_millis(due))));
-            (harmless(&row.state) + &due.unwrap_or_default(), style)
-        }),
+        if columns >= 76 {
+            // Wide enough for a quarantine and its rest.
+            Column::text("STATE", 16, |row: &Row, look| {
+                let (text, style) = state(row, look);
+                let due = row.due_in_ms.map(|due| format!(" {}", duration(Duration::from_millis(due))));
+                (text + &due.unwrap_or_default(), style)
+            })
+        } else {
+            Column::text("STATE", 11, state)
+        },
         Column::figure("RESTARTS", 8, |row, look| {
             (if row.restarts == 0 { String::new() } else { number(row.restarts) }, style(row, look))
         }),
@@ -163,4 +166,9 @@ fn style(row: &Row, look: Look) -> Style {
         Trouble::Restarted | Trouble::Changing => look.warning(),
         Trouble::Down => look.bad(),
     }
+}
+
+fn state(row: &Row, look: Look) -> (String, Style) {
+    let style = if row.trouble == Trouble::None { look.quiet() } else { style(row, look) };
+    (harmless(&row.state), style)
 }

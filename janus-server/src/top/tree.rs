@@ -191,8 +191,8 @@ fn described(node: &Node) -> String {
     format!("{name} ({})", number(children.saturating_add(node.numbered)))
 }
 
-/// The trouble of a node or of any node below it.
-fn worst(node: &Node) -> Trouble {
+/// The worst trouble of a node and of all nodes below.
+pub(super) fn worst(node: &Node) -> Trouble {
     node.children.iter().map(worst).fold(Trouble::of(node), Ord::max)
 }
 
