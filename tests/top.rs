@@ -197,7 +197,13 @@ fn one_look_as_json_has_the_figures_topics_clients_and_the_tree() {
     let server = Server::start(&PATIENT);
     let _reader = server.subscribe("quiet");
     let _slow = server.slow_client("busy");
-    let look = server.look();
+    // The server takes a look at lag every second.
+    let deadline = Instant::now() + PATIENCE;
+    let mut look = server.look();
+    while look["connections"][0]["lagging_for_ms"] == 0 {
+        assert!(Instant::now() < deadline, "the slow client never lags: {look}");
+        look = server.look();
+    }
     assert_eq!(look["version"], env!("CARGO_PKG_VERSION"));
     assert!(look["uptime_ms"].is_u64() && look["time"].is_u64(), "{look}");
     assert_eq!(look["stats"]["topics"]["value"], 2);
@@ -208,7 +214,7 @@ fn one_look_as_json_has_the_figures_topics_clients_and_the_tree() {
     assert_eq!(look["connections_total"], 2);
     // The slow client is first in the list by lag, and alone in the list of slow clients.
     let first = &look["connections"][0];
-    assert!(first["lagging_for_ms"].as_u64().unwrap() > 0 && first["queued_bytes"].as_u64().unwrap() > 0, "{first}");
+    assert!(first["queued_bytes"].as_u64().unwrap() > 0, "{first}");
     assert_eq!(look["slow"].as_array().unwrap().len(), 1);
     assert_eq!(look["slow"][0]["connection"], first["connection"]);
     assert_eq!(look["tree"]["state"], "running");
@@ -310,11 +316,11 @@ fn a_server_that_dies_leaves_data_with_an_age_and_its_successor_is_found() {
 #[test]
 fn a_server_that_hangs_is_late_and_not_forgotten() {
     let server = Server::start(&[]);
-    let mut top = Terminal::start(&["--server", &server.url(), "--interval", "200ms", "--timeout", "2 s"], SIZE);
+    let mut top = Terminal::start(&["--server", &server.url(), "--interval", "200ms", "--timeout", "5 s"], SIZE);
     top.sees("1 Topics");
     server.running.signal("STOP");
     top.sees("waiting for an answer of the server");
-    top.sees("no answer from the server within 2s");
+    top.sees("no answer from the server within 5s");
     server.running.signal("CONT");
     top.until("new data", |contents| !contents.contains("data from "));
 }
@@ -421,7 +427,7 @@ fn a_wrong_port_and_a_missing_key_are_errors_in_plain_text() {
     let http = format!("http://{}", server.http);
     let mut top = Terminal::start(&["--server", &http], SIZE);
     top.sees("admin_listen");
-    assert_eq!(top.ends(), Some(1));
+    assert_eq!(top.ends(), Some(2));
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "api_key = \"correct-horse-battery\"").unwrap();
     let config = ["--config", file.path().to_str().unwrap()];
@@ -445,7 +451,7 @@ fn a_topic_that_crashes_stands_out_in_the_tree() {
     top.sees("1 Topics");
     top.press("3");
     let screen = top.until("the topic in trouble", |contents| contents.contains("topic crashing"));
-    assert!(screen.contains("more (Enter unfolds)"), "the others are folded:\n{screen}");
+    assert!(screen.contains("more (Enter)"), "the others are folded:\n{screen}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// The answer to `GET /api/stats`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -80,6 +80,7 @@ pub(super) struct Client {
     pub(super) connection: u64,
     pub(super) peer: Option<String>,
     pub(super) transport: String,
+    #[serde(deserialize_with = "unless_empty")]
     pub(super) user: Option<String>,
     pub(super) topics: u64,
     pub(super) queued_frames: u64,
@@ -125,6 +126,13 @@ pub(super) struct Node {
     pub(super) state: String,
     pub(super) restarts: u64,
     pub(super) last_reason: Option<String>,
+    /// The time until the next start: a back-off, or the rest of a quarantine.
+    pub(super) due_in_ms: Option<u64>,
     pub(super) children: Vec<Self>,
     pub(super) numbered: u64,
+}
+
+/// A client without a user has an empty user.
+fn unless_empty<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
 }

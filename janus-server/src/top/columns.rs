@@ -105,9 +105,10 @@ pub(super) fn clients(columns: u16) -> Vec<Column<Client>> {
         right.push(Column::figure("FRAMES", 8, |client, _| plain(number(client.queued_frames))));
     }
     right.push(Column::figure("QUEUED", 9, |client, _| plain(bytes(client.queued_bytes))));
-    right.push(Column::figure("LAG", 8, |client, look| match client.lagging_for_ms {
-        0 => plain(String::new()),
-        lag => (duration(Duration::from_millis(lag)), look.warning()),
+    right.push(Column::figure("LAG", 8, |client, look| match (client.queued_frames, client.lagging_for_ms) {
+        (0, 0) => plain(String::new()),
+        // The server counts lag in whole seconds.
+        (_, lag) => (duration(Duration::from_millis(lag)), look.warning()),
     }));
     let room = room(columns, &right).saturating_sub(12);
     // Two thirds for the address on a wide screen, where addresses of IPv6 have room.
@@ -121,10 +122,16 @@ pub(super) fn clients(columns: u16) -> Vec<Column<Client>> {
 /// The columns of the supervision tree.
 pub(super) fn tree(columns: u16) -> Vec<Column<Row>> {
     let right = [
-        Column::text("STATE", 11, |row: &Row, look: Look| {
-            let style = if row.trouble == Trouble::None { look.quiet() } else { style(row, look) };
-            (harmless(&row.state), style)
-        }),
+        if columns >= 76 {
+            // Wide enough for a quarantine and its rest.
+            Column::text("STATE", 16, |row: &Row, look| {
+                let (text, style) = state(row, look);
+                let due = row.due_in_ms.map(|due| format!(" {}", duration(Duration::from_millis(due))));
+                (text + &due.unwrap_or_default(), style)
+            })
+        } else {
+            Column::text("STATE", 11, state)
+        },
         Column::figure("RESTARTS", 8, |row, look| {
             (if row.restarts == 0 { String::new() } else { number(row.restarts) }, style(row, look))
         }),
@@ -159,4 +166,9 @@ fn style(row: &Row, look: Look) -> Style {
         Trouble::Restarted | Trouble::Changing => look.warning(),
         Trouble::Down => look.bad(),
     }
+}
+
+fn state(row: &Row, look: Look) -> (String, Style) {
+    let style = if row.trouble == Trouble::None { look.quiet() } else { style(row, look) };
+    (harmless(&row.state), style)
 }

@@ -40,9 +40,10 @@ impl Parts {
             _ => 3,
         };
         let message = if state.failure.is_some() { 2 } else { 1 };
-        let heights = [1, 1, bars, bars, 1, 1].map(Constraint::Length).into_iter();
+        let gap = if bars > 1 { 1 } else { 0 };
+        let heights = [1, 1, bars, gap, bars, 1, 1].map(Constraint::Length).into_iter();
         let heights = heights.chain([Constraint::Fill(1), Constraint::Length(message), Constraint::Length(1)]);
-        let [title, figures, deliveries, published, memory, tabs, list, message, keys] =
+        let [title, figures, deliveries, _, published, memory, tabs, list, message, keys] =
             Layout::vertical(heights).areas(area);
         Self { title, figures, deliveries, published, memory, tabs, list, message, keys }
     }

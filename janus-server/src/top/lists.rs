@@ -56,7 +56,9 @@ fn rows<E>(
     let head = Rect { height: TITLES.min(area.height), ..area };
     frame.render_widget(columns::titles(columns).style(look.titles()), head);
     for (entry, y) in entries.iter().skip(offset).zip(head.bottom()..area.bottom()) {
-        let style = if is_selected(entry) { look.selected() } else { Style::new() };
+        // Reversed, the colours of single cells would make patches of a selected row.
+        let (style, look) =
+            if is_selected(entry) { (look.selected(), Look { has_colours: false }) } else { (Style::new(), look) };
         let line = columns::entry(columns, entry, look).style(style);
         frame.render_widget(line, Rect { y, height: 1, ..area });
     }

@@ -13,7 +13,7 @@ use super::look::Look;
 use super::query::{CHILDREN, ClientQuery, TopicQuery, slow_target, tree_target};
 use super::server::Server;
 use super::text::{bytes, duration, harmless, harmless_json, number, rate};
-use super::tree::{Choice, Trouble};
+use super::tree::{Choice, Trouble, worst};
 use crate::client::ClientError;
 
 /// The width of the page, whatever the terminal: the output is often a file.
@@ -83,13 +83,13 @@ fn typed<T: DeserializeOwned + Default>(answer: &Value) -> T {
     T::deserialize(answer).unwrap_or_default()
 }
 
-/// Leaves at most `limit` children of each node, and all children in trouble. Returns how many children are left out.
+/// Leaves at most `limit` children of each node, and all children with trouble at or below the child. Returns how many children are left out.
 fn cut(node: &mut Value, limit: usize) -> u64 {
     let Some(children) = node.get_mut("children").and_then(Value::as_array_mut) else { return 0 };
     let (before, mut place) = (children.len(), 0);
     children.retain(|child| {
         place += 1;
-        place <= limit || Trouble::of(&typed::<Node>(child)) > Trouble::None
+        place <= limit || worst(&typed::<Node>(child)) > Trouble::None
     });
     let left_out = u64::try_from(before - children.len()).unwrap_or(u64::MAX);
     children.iter_mut().fold(left_out, |left_out, child| left_out.saturating_add(cut(child, limit)))
@@ -152,6 +152,9 @@ mod tests {
         let mut tree = json!({"name": "root", "state": "running", "children": children});
         assert_eq!(cut(&mut tree, 1), 2);
         assert_eq!(tree["children"], json!([child("a", "running"), child("c", "quarantined")]));
+        let mut above = json!({"name": "top", "state": "running", "children": [child("e", "running"), tree]});
+        assert_eq!(cut(&mut above, 1), 0, "a supervisor of a child in trouble stays");
+        assert_eq!(above["children"].as_array().unwrap().len(), 2);
         assert_eq!(cut(&mut json!(null), 1), 0);
     }
 }

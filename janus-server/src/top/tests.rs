@@ -152,7 +152,9 @@ fn tree() -> Value {
     };
     let mut topics: Vec<Value> =
         (0..4_998).map(|n| node(&format!("topic {n}"), "running", 0, Value::Null, json!([]))).collect();
-    topics.push(node("topic crashing #4", "quarantined", 9, json!("panicked: cannot\ngo on"), json!([])));
+    let mut crashing = node("topic crashing #4", "quarantined", 9, json!("panicked: cannot\ngo on"), json!([]));
+    crashing["due_in_ms"] = json!(47_300);
+    topics.push(crashing);
     topics.push(node("topic weak #5", "running", 1, json!("panicked: once"), json!([])));
     let clock = node("clock", "running", 0, Value::Null, json!([]));
     let supervisor = node("topic_supervisor", "running", 0, Value::Null, json!(topics));
@@ -276,13 +278,13 @@ fn a_crashed_topic_stands_out_among_five_thousand() {
         screen[5..13],
         [
             " 1 Topics  2 Clients  3 Tree   by trouble  1 not running",
-            "  NODE                               STATE       RESTARTS LAST END",
-            "  janus                              running",
-            "  ├─ topic_supervisor (5,000 childr… running",
-            "! │  ├─ topic crashing #4            quarantined        9 panicked: cannot",
-            "* │  ├─ topic weak #5                running            1 panicked: once",
-            "  │  └─ … 4,998 more (Enter unfolds)",
-            "  └─ clock                           running",
+            "  NODE                            STATE            RESTARTS LAST END",
+            "  janus                           running",
+            "  ├─ topic_supervisor (5,000)     running",
+            "! │  ├─ topic crashing #4         quarantined 47 s        9 panicked: cannot",
+            "* │  ├─ topic weak #5             running                 1 panicked: once",
+            "  │  └─ … 4,998 more (Enter)",
+            "  └─ clock                        running",
         ]
     );
     reader.presses(&[KeyCode::Down, KeyCode::Down, KeyCode::Down]);

@@ -76,6 +76,7 @@ pub(super) struct Row {
     pub(super) state: String,
     pub(super) restarts: u64,
     pub(super) last_reason: Option<String>,
+    pub(super) due_in_ms: Option<u64>,
     pub(super) trouble: Trouble,
 }
 
@@ -124,6 +125,7 @@ impl Choice {
             state: node.state.clone(),
             restarts: node.restarts,
             last_reason: node.last_reason.clone(),
+            due_in_ms: node.due_in_ms,
             trouble: Trouble::of(node),
         });
         let is_folded = self.is_folded(node, &path);
@@ -157,8 +159,17 @@ impl Row {
         path.push(String::new());
         let count = u64::try_from(rest).unwrap_or(u64::MAX);
         let further = if shown > 0 { " more" } else { "" };
-        let text = format!("… {}{further} (Enter unfolds)", number(count));
-        Self { path, branch, text, state: String::new(), restarts: 0, last_reason: None, trouble: Trouble::None }
+        let text = format!("… {}{further} (Enter)", number(count));
+        Self {
+            path,
+            branch,
+            text,
+            state: String::new(),
+            restarts: 0,
+            last_reason: None,
+            due_in_ms: None,
+            trouble: Trouble::None,
+        }
     }
 
     /// The supervisor folded or unfolded by Enter on this row.
@@ -170,22 +181,18 @@ impl Row {
     }
 }
 
-/// The name of a node, and the number of children below it.
+/// The name of a node, and the number of children if not all are in sight. Numbered children have no rows.
 fn described(node: &Node) -> String {
     let name = super::text::harmless(&node.name);
-    let children = match node.children.len() {
-        // The children of a small supervisor are in sight.
-        0..=CHILDREN_MAX => String::new(),
-        many => format!(" ({} children)", number(u64::try_from(many).unwrap_or(u64::MAX))),
-    };
-    match node.numbered {
-        0 => format!("{name}{children}"),
-        numbered => format!("{name}{children} ({} numbered)", number(numbered)),
+    let children = u64::try_from(node.children.len()).unwrap_or(u64::MAX);
+    if node.numbered == 0 && node.children.len() <= CHILDREN_MAX {
+        return name;
     }
+    format!("{name} ({})", number(children.saturating_add(node.numbered)))
 }
 
-/// The trouble of a node or of any node below it.
-fn worst(node: &Node) -> Trouble {
+/// The worst trouble of a node and of all nodes below.
+pub(super) fn worst(node: &Node) -> Trouble {
     node.children.iter().map(worst).fold(Trouble::of(node), Ord::max)
 }
 
@@ -225,10 +232,10 @@ mod tests {
             drawn(&Choice::default(), &crowd()),
             [
                 "janus",
-                "├─ topics (5,000 children)",
+                "├─ topics (5,000)",
                 "│  ├─ topic 4000",
                 "│  ├─ topic 1000",
-                "│  └─ … 4,998 more (Enter unfolds)",
+                "│  └─ … 4,998 more (Enter)",
                 "└─ acceptors",
                 "   ├─ b",
                 "   └─ a",
@@ -254,13 +261,13 @@ mod tests {
         choice.toggle(rows[1].supervisor());
         assert_eq!(choice, Choice::default());
         choice.toggle(&["janus".into(), "acceptors".into()]);
-        assert_eq!(drawn(&choice, &root)[5..], ["└─ acceptors", "   ├─ b", "   └─ … 1 more (Enter unfolds)"]);
+        assert_eq!(drawn(&choice, &root)[5..], ["└─ acceptors", "   ├─ b", "   └─ … 1 more (Enter)"]);
     }
 
     #[test]
     fn the_filter_leaves_nodes_by_their_names_with_their_supervisors() {
         let choice = Choice { filter: "c 0042".into(), ..Choice::default() };
-        assert_eq!(drawn(&choice, &crowd()), ["janus", "└─ topics (5,000 children)", "   └─ topic 0042"]);
+        assert_eq!(drawn(&choice, &crowd()), ["janus", "└─ topics (5,000)", "   └─ topic 0042"]);
         let choice = Choice { filter: "unknown".into(), ..Choice::default() };
         assert!(choice.rows(&crowd()).is_empty());
     }
