@@ -46,7 +46,7 @@ ExecReload=/bin/sh -c "kill -HUP $MAINPID"' \
     -e 's|docs/OPERATIONS.md|/usr/share/doc/janus-server/OPERATIONS.md|' \
     docs/systemd/janus.service > "$files/systemd/janus.service"
 
-# The version of a build between releases says when its last commit was made.
+# What changed is in CHANGELOG.md; a changelog of Debian has a date, here that of the last commit.
 version=$(cargo metadata --format-version 1 --no-deps |
     python3 -c 'import json, sys; print(next(p["version"] for p in json.load(sys.stdin)["packages"] if p["name"] == "janus-server"))')-1
 arguments=("$@")

@@ -79,7 +79,7 @@ booted() {
 }
 
 # A command in the Debian, and a program of this machine in the network of the Debian.
-inside() { nsenter --target "$first_process" --all --root --wd -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$@"; }
+inside() { nsenter --target "$first_process" --all --root --wd -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "JANUS_API_KEY=$key" "$@"; }
 near() { nsenter --target "$first_process" --net -- "$@"; }
 
 # Waits at most half a minute.
@@ -178,7 +178,7 @@ test_restart() {
     # A port belongs either to the server or to systemd.
     inside systemctl stop janus
     # The sockets listen on all addresses, so no client counts as one of this machine.
-    sed -i 's/^#allow_publish = .*/allow_publish = true/' "$work/root/etc/janus.toml"
+    sed -i -e 's/^#allow_publish = .*/allow_publish = true/' -e "s/^#api_key = .*/api_key = \"$key\"/" "$work/root/etc/janus.toml"
     inside systemctl enable --now janus-http.socket janus-classic.socket janus.service
     until_true "the server is ready" near curl --silent --fail http://127.0.0.1:8082/readyz
     logged "socket of the service manager" || fail "no sockets of systemd"

@@ -20,6 +20,8 @@ mkdir -p "$cache"
 export PATH="$cache/bin:$PATH:/usr/sbin:/sbin"
 
 work=$(mktemp -d)
+# For the API of a server that listens on other addresses than loopback.
+key=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n')
 machine=
 # A container of systemd that is told to stop, and everything that was made, goes away, however the run ends.
 clean_up() {
