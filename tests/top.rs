@@ -320,7 +320,7 @@ fn a_server_that_hangs_is_late_and_not_forgotten() {
     top.sees("1 Topics");
     server.running.signal("STOP");
     top.sees("waiting for an answer of the server");
-    top.sees("no answer from the server within 5s");
+    top.sees("no answer from the server within 5 s");
     server.running.signal("CONT");
     top.until("new data", |contents| !contents.contains("data from "));
 }
