@@ -21,7 +21,7 @@ done
 missing=()
 # nginx is in /usr/sbin, which may be missing in a user's path.
 export PATH="$PATH:/usr/sbin"
-for program in python3 chromium curl nginx haproxy openssl npm; do
+for program in python3 chromium curl jq nginx haproxy openssl npm; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)

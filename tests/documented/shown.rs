@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use regex::{Regex, escape};
 
 /// What differs from run to run, as a pattern for both the page and the output.
-const VARIES: [&str; 15] = [
+const VARIES: [&str; 16] = [
     // Moments.
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z",
     r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT",
@@ -25,6 +25,7 @@ const VARIES: [&str; 15] = [
     // Counts of a server with a life of its own.
     r"_(?:count|total|bytes)(?:\{[^}]*\})? \d+",
     r#""messages_per_second":(?:null|[\d.]+)"#,
+    r#""per_second":\{[^}]*\}"#,
     // Sessions and traces.
     r"\b[0-9a-f]{32}\b",
     r"\b\d+ lines?\b",

@@ -39,23 +39,12 @@ default() { # The setting, its variable and its address.
 default http_listen JANUS_HTTP_LISTEN 127.0.0.1:8080
 default listen JANUS_LISTEN 127.0.0.1:8081
 default admin_listen JANUS_ADMIN_LISTEN 127.0.0.1:8082
-command=$1
-missing() { # Whether the command has the flag, which no variable can stand for, and was not given the flag.
-    case " $arguments " in *" $1 "*) return 1 ;; esac
-    "BINARY" "$command" --help | grep -q -e "$1 <"
-}
-arguments="$*"
-case $command in
-publish) shift; missing --to && set -- --to 127.0.0.1:8081 "$@"; set -- "$command" "$@" ;;
-subscribe) shift; missing --from && set -- --from 127.0.0.1:8081 "$@"; set -- "$command" "$@" ;;
-trace) shift; missing --from && set -- --from 127.0.0.1:8080 "$@"; set -- "$command" "$@" ;;
-bench)
+if [ "$1" = bench ]; then # No variable stands for its flags.
     shift
-    missing --to && set -- --to 127.0.0.1:8081 "$@"
-    missing --http && set -- --http 127.0.0.1:8080 "$@"
-    set -- "$command" "$@"
-    ;;
-esac
+    case " $* " in *" --to "*) ;; *) set -- --to 127.0.0.1:8081 "$@" ;; esac
+    case " $* " in *" --http "*) ;; *) set -- --http 127.0.0.1:8080 "$@" ;; esac
+    set -- bench "$@"
+fi
 exec "BINARY" "$@"
 "#;
 
