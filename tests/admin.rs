@@ -203,7 +203,7 @@ fn a_server_that_is_told_to_stop_is_not_ready_but_serves_new_clients_for_the_del
     let alive = ask(&[]);
     assert_exit(&alive, 0);
     assert_eq!(text(&alive.stdout), "live\n");
-    assert_exit(&janus(&["publish", "news", "1", "--server", &by_classic(&classic.to_string())]).output().unwrap(), 0);
+    assert_exit(&janus(&["publish", "news", "1", "--server", &by_classic(classic)]).output().unwrap(), 0);
     server.error_line("draining over");
     assert_eq!(server.wait().code(), Some(0));
 }
@@ -234,7 +234,7 @@ fn a_server_that_drains_is_alive_and_not_ready_to_the_end() {
         length += slow.read(&mut greeting[length..]).unwrap();
     }
     let message = format!("\"{}\"\n", "x".repeat(60_000));
-    let publish = ["publish", "t", "-", "--server", &by_classic(&classic.to_string())];
+    let publish = ["publish", "t", "-", "--server", &by_classic(classic)];
     assert_exit(&janus(&publish).write_stdin(message.repeat(60)).output().unwrap(), 0);
     server.signal("TERM");
     server.error_line("draining");

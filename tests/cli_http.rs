@@ -127,7 +127,7 @@ fn a_user_publishes_and_subscribes_with_a_token_of_the_variable() {
     let alice = token(&grants);
     let with = |arguments: &[&str], token: &str| {
         let mut command = binary(&[arguments, &["--server", &url]].concat());
-        command.env("JANUS_TOKEN", &token);
+        command.env("JANUS_TOKEN", token);
         command
     };
     let subscriber = Running::spawn(&mut with(&["subscribe", "news"], &alice));

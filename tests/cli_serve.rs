@@ -170,7 +170,7 @@ fn slow_subscriber(address: &str) -> (TcpStream, usize) {
     // More than the buffers of both sockets hold, and less than the queue.
     let message = format!("\"{}\"\n", "x".repeat(60_000));
     let messages = 60;
-    let output = janus(&["publish", "t", "-", "--server", &by_classic(&address)])
+    let output = janus(&["publish", "t", "-", "--server", &by_classic(address)])
         .write_stdin(message.repeat(messages))
         .output()
         .unwrap();

@@ -123,7 +123,7 @@ fn with_reconnect_it_continues_after_a_real_server_cut_it_off() {
     let subscriber =
         Running::start(&["subscribe", "a", "--server", &by_classic(&by_proxy), "--reconnect", "--count", "3"]);
     let publish = |data: &str| {
-        assert_exit(&janus(&["publish", "a", data, "--server", &by_classic(&address)]).output().unwrap(), 0)
+        assert_exit(&janus(&["publish", "a", data, "--server", &by_classic(address)]).output().unwrap(), 0)
     };
     let join = || {
         let (client, _) = proxy.accept().unwrap();

@@ -17,7 +17,7 @@ fn start(state: &Path) -> (Running, String) {
 
 /// The epoch and the number of another message.
 fn publish(address: &str) -> (String, u64) {
-    let output = janus(&["publish", "news", "1", "--server", &by_classic(&address)]).output().unwrap();
+    let output = janus(&["publish", "news", "1", "--server", &by_classic(address)]).output().unwrap();
     assert_exit(&output, 0);
     let receipt: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
     (receipt["epoch"].as_str().unwrap().to_owned(), receipt["seq"].as_u64().unwrap())
