@@ -31,7 +31,7 @@ const REST: u32 = 9;
 enum Event {
     Told(Told),
     /// The query, the outcome, and the duration of the request.
-    Answered(Query, Result<Answers, ClientError>, Duration),
+    Answered(Query, Result<Box<Answers>, ClientError>, Duration),
     Closed(u64, Result<(), ClientError>),
 }
 
@@ -77,7 +77,7 @@ fn ask_on_threads(
         let _alarm = alarm;
         for query in asked {
             let begun = Instant::now();
-            let outcome = server.ask(&query);
+            let outcome = server.ask(&query).map(Box::new);
             if answers.send(Event::Answered(query, outcome, begun.elapsed())).is_err() {
                 return;
             }
@@ -185,7 +185,7 @@ impl View {
                     self.due = self.due.max(now + took * REST);
                 }
                 match answers {
-                    Ok(answers) => self.state.answer(&query, answers, now),
+                    Ok(answers) => self.state.answer(&query, *answers, now),
                     Err(error) => self.state.fail(with_causes(&error)),
                 }
             }

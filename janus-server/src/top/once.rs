@@ -22,7 +22,7 @@ const COLUMNS: u16 = 100;
 /// Prints one look, with at most `limit` entries of each list.
 pub(super) fn print(server: &mut Server, limit: usize, as_json: bool) -> Result<(), ClientError> {
     let look = Snapshot::take(server, limit)?;
-    let text = if as_json { look.to_json(limit) } else { look.to_text(&server.address()) };
+    let text = if as_json { look.into_json(limit) } else { look.to_text(&server.address()) };
     io::stdout().lock().write_all(text.as_bytes()).map_err(ClientError::Output)
 }
 
@@ -47,7 +47,7 @@ impl Snapshot {
     }
 
     /// The shape documented in OPERATIONS: the entries of the routes.
-    fn to_json(mut self, limit: usize) -> String {
+    fn into_json(mut self, limit: usize) -> String {
         let cut = cut(&mut self.tree["tree"], limit);
         let Self { stats, topics, connections, slow, tree } = self;
         let object = json!({
