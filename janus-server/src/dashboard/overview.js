@@ -43,10 +43,10 @@ const CHARTS = [
     series: [rateOf("delivered_bytes", "messages")],
   },
   {
-    title: "Queues of slow clients",
-    text: "Bytes that wait in the queues of clients that lag, without the messages",
-    unit: "bytes",
-    series: [gauge("queue_bytes", "waiting")],
+    title: "Slow clients",
+    text: "Clients whose messages wait for two seconds or more",
+    unit: "count",
+    series: [gauge("slow_clients", "slow")],
   },
   {
     title: "Slow clients: losses",
