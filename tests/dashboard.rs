@@ -204,6 +204,14 @@ fn the_boxes_publish_and_receive_messages_byte_for_byte() {
     tab.fill("#publish textarea", "no JSON");
     tab.click("#publish button.main");
     tab.until("document.querySelector('#publish-outcome').innerText.includes('no JSON value')");
+    // The server's reason, and not the number of its status.
+    tab.fill("#publish [name=topic]", &"é".repeat(200));
+    tab.fill("#publish textarea", "1");
+    tab.click("#publish button.main");
+    tab.until(
+        "document.querySelector('#publish-outcome').innerText.includes('topic name must not be longer than 255')",
+    );
+    tab.fill("#publish [name=topic]", HOSTILE);
     // JavaScript would make 12345678901234567000 of the number.
     let data = r#"{"n": 12345678901234567890, "html": "<b onclick=\"alert(1)\">bold</b>"}"#;
     tab.fill("#publish textarea", data);
@@ -386,6 +394,7 @@ fn the_pure_parts_of_the_page_keep_their_promises() {
              add(10_011, 50_053);
              add(10_012, 1);
              add(10_012, 2);
+             add(10_012.003, 500);
              return {
                texts: [visible("a\u202eb\n\ud800"), bytes(1_536), rate(0.25), short(1_234_567), short(99_999), rate(NaN)],
                times: [duration(250), duration(12_345), duration(90_000), duration(90_000_000)],

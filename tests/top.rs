@@ -360,6 +360,25 @@ fn a_server_that_is_not_to_be_trusted_cannot_command_the_terminal() {
 }
 
 /// Answers one request with names that are commands to a terminal.
+#[test]
+fn a_port_that_answers_with_other_json_is_no_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n[1,2,3]");
+        }
+    });
+    for arguments in [&["--json"][..], &[]] {
+        let output = janus(&[&["top", "--once", "--server", &url], arguments].concat()).output().unwrap();
+        assert_exit(&output, 1);
+        assert!(text(&output.stderr).contains("is not a port of a Janus server"), "{}", text(&output.stderr));
+    }
+}
+
 fn answer_with_escapes(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -176,6 +176,7 @@ impl Api {
     /// The same API on the admin port, with places of its own: operators look at a server whose HTTP port is full. The
     /// memory for large answers is shared.
     pub(crate) fn on_admin_port(&self, settings: &Settings, max_connections: usize, health: Arc<Health>) -> Self {
+        let viewer = self.viewer.with_own_line();
         Self {
             janus: self.janus.clone(),
             port: Port::Admin,
@@ -184,8 +185,8 @@ impl Api {
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
             answers: Arc::clone(&self.answers),
-            viewer: self.viewer.clone(),
-            shown: Arc::clone(&self.shown),
+            shown: Arc::new(Shown::new(viewer.clone(), Arc::clone(&self.answers))),
+            viewer,
             streams: Streams::new(),
             metrics: self.metrics.with(|sources| Sources { health: Some(Arc::clone(&health)), ..sources }),
             health: Some(health),

@@ -32,8 +32,10 @@ pub(super) const MAX_TOPICS: usize = 16;
 const QUEUE_FRAMES: usize = 1_000;
 const QUEUE_BYTES: usize = 256 << 10;
 
-/// Events on the way to the connection; further events wait in the queues of the topics.
+/// Events on the way to the connection; further events wait in the queues of the topics. An event longer than
+/// [`SHORT_BYTES`] waits until no other is on the way: 16 messages of `max_frame_bytes` could have 256 MiB.
 const EVENTS_UNDER_WAY: usize = 16;
+const SHORT_BYTES: usize = 16 << 10;
 
 /// The time between two looks at the settings, and two heartbeats: a client that is gone is noticed when the connection
 /// refuses a heartbeat.
@@ -135,15 +137,16 @@ async fn pump(mut subscribers: Subscribers, mut kept: Kept, sender: mpsc::Sender
     let last = loop {
         // Without room for an event, no further event is taken from the queues.
         let room = async {
-            match waiting.is_empty() {
-                true => std::future::pending().await,
-                false => sender.reserve().await,
+            match waiting.front() {
+                None => std::future::pending().await,
+                Some(event) if event.len() <= SHORT_BYTES => sender.reserve_many(1).await,
+                Some(_) => sender.reserve_many(EVENTS_UNDER_WAY).await,
             }
         };
         tokio::select! {
             room = room => {
-                let Ok(room) = room else { return };
-                if let Some(event) = waiting.pop_front() {
+                let Ok(mut room) = room else { return };
+                if let (Some(room), Some(event)) = (room.next(), waiting.pop_front()) {
                     room.send(event);
                 }
             }
@@ -238,5 +241,44 @@ impl Format {
         let mut out = BytesMut::new();
         self.0.encode(event, &Timestamp::default(), &mut out);
         out.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use janus_core::wire::{AllowedOrigins, HttpRequest};
+    use janus_core::{Config, Janus};
+
+    use super::super::access::Access;
+    use super::super::streams::Streams;
+    use super::*;
+    use crate::settings::ApiKey;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_has_one_long_event_under_way() {
+        let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
+        let janus = Janus::builder().config(config).start().await.unwrap();
+        let (streams, origins) = (Streams::new(), AllowedOrigins::new([]));
+        let access = Arc::new(ArcSwap::from_pointee(Access::new(&ApiKey::new(""), [].iter(), origins)));
+        let kept = streams.keep(&access, HttpRequest::default(), true);
+        let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropOldest);
+        let subscriber = janus.subscribe_with("news", options.max_queue_bytes(QUEUE_BYTES)).unwrap();
+        let (sender, mut events) = mpsc::channel(EVENTS_UNDER_WAY);
+        tokio::spawn(pump(Subscribers([subscriber].into()), kept, sender));
+        assert!(events.recv().await.unwrap().starts_with(b"event: subscribed\n"));
+        let long = "x".repeat(2 * SHORT_BYTES);
+        while janus.stats().messages_dropped == 0 {
+            janus.publish("news", &long).await.unwrap();
+            assert!(events.len() <= 1, "{} long events", events.len());
+        }
+        // The event on the way, and the event that waited for the way.
+        for _ in 0..2 {
+            assert!(events.recv().await.unwrap().len() > SHORT_BYTES);
+        }
+        assert!(events.recv().await.unwrap().starts_with(b"event: gap\n"));
+        janus.shutdown().await;
     }
 }

@@ -62,14 +62,19 @@ pub(super) struct Viewer {
     live: Arc<Live>,
     /// The copy of the supervision tree, which has an entry for each topic.
     trees: Arc<Semaphore>,
-    /// The walk through all topics or connections. One at a time, and the others wait in line: walks side by side would
-    /// take the cores from the clients.
+    /// The walk through all topics or connections. One at a time for a port, and the others wait in line: walks side by
+    /// side would take the cores from the clients.
     walks: Arc<Semaphore>,
 }
 
 impl Viewer {
     pub(super) fn new(janus: Janus, live: Arc<Live>) -> Self {
         Self { janus, live, trees: Arc::new(Semaphore::new(1)), walks: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// The same with a line of its own: requests that fill another port hold up no operator.
+    pub(super) fn with_own_line(&self) -> Self {
+        Self { walks: Arc::new(Semaphore::new(1)), ..self.clone() }
     }
 
     pub(super) fn live(&self) -> &Arc<Live> {
@@ -121,4 +126,26 @@ impl Viewer {
 
 fn ending() -> HttpError {
     busy("the server is ending")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use janus_core::Config;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_answers_while_another_port_has_a_line() {
+        let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
+        let janus = Janus::builder().config(config).start().await.unwrap();
+        let busy = Viewer::new(janus.clone(), Arc::new(Live::new(janus.clone())));
+        let _turn = busy.walks.acquire().await.unwrap();
+        let (idle, view) = (busy.with_own_line(), View::of("connections", "").unwrap());
+        let answer = timeout(Duration::from_secs(30), idle.answer(&view, Looks::Once)).await.expect("an answer");
+        assert_eq!(answer.unwrap(), br#"{"connections":[]}"#);
+        janus.shutdown().await;
+    }
 }

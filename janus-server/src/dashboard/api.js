@@ -50,8 +50,8 @@ export async function request(path, { method = "GET", body, accept, signal } = {
     throw new ApiError(0, "no_answer", "the server does not answer");
   }
   if (response.ok) return response;
-  const { error, message } = await response.json().catch(() => ({}));
-  throw new ApiError(response.status, error ?? "unknown", message ?? `the server answered with status ${response.status}`);
+  const error = (await response.json().catch(() => null))?.error;
+  throw new ApiError(response.status, error?.code ?? "unknown", error?.message ?? `the server answered with status ${response.status}`);
 }
 
 /** The JSON of a `GET`. */

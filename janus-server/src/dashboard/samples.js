@@ -6,6 +6,9 @@ const MAX_SAMPLES = 600;
 /** Between two samples further apart the line of a chart is broken, because nothing is known. */
 export const HOLE_MS = 3_500;
 
+/** Samples closer together than this are one: the few events between two of them would make a rate of hundreds. */
+const CLOSE_MS = 500;
+
 /** A sample older than the last by this much comes from a clock that was set back. */
 const SET_BACK_MS = 10_000;
 
@@ -19,11 +22,6 @@ export class Samples {
     for (const name of names) this.#values.set(name, []);
   }
 
-  /** Whether the samples end so long before this time that the server has more to tell. */
-  lacks(time) {
-    return this.time.length === 0 || time - this.time.at(-1) > HOLE_MS;
-  }
-
   /** Replaces everything by the server's own samples. */
   fill({ time, values }) {
     const from = Math.max(0, time.length - MAX_SAMPLES);
@@ -33,10 +31,10 @@ export class Samples {
     }
   }
 
-  /** Adds a sample, unless it is not later than the last. A clock that was set back begins a new series. */
+  /** Adds a sample, unless the sample is not later than the last, or hardly later. A clock that was set back begins a new series. */
   add(time, figures) {
     if (time <= this.time.at(-1) - SET_BACK_MS) this.clear();
-    if (time <= this.time.at(-1)) return;
+    if (time < this.time.at(-1) + CLOSE_MS) return;
     this.time.push(time);
     for (const [name, values] of this.#values) values.push(figures[name]?.value ?? null);
     if (this.time.length <= MAX_SAMPLES) return;

@@ -34,7 +34,7 @@ impl History {
     /// Adds the new samples of an answer.
     pub(super) fn extend(&mut self, stats: &Stats) {
         // The clock of another machine, or of a server started again, may have been set back.
-        if self.points.back().is_some_and(|last| last.time > stats.time + 1_000) {
+        if self.points.back().is_some_and(|last| last.time > stats.time.saturating_add(1_000)) {
             self.points.clear();
         }
         let none = Vec::new();
@@ -73,11 +73,11 @@ impl History {
             // A counter falls when the server is started again; that pair tells nothing.
             let events = value(point).checked_sub(value(before));
             if let (Some(place), Some(events)) = (place, events) {
-                bars[place].0 += events;
+                bars[place].0 = u64::saturating_add(bars[place].0, events);
                 bars[place].1 += point.time - before.time;
             }
         }
-        bars.into_iter().map(|(events, time)| (events * 1_000).checked_div(time).unwrap_or(0)).collect()
+        bars.into_iter().map(|(events, time)| events.saturating_mul(1_000).checked_div(time).unwrap_or(0)).collect()
     }
 }
 
@@ -113,6 +113,17 @@ mod tests {
         assert_eq!(history.bars(Counter::Deliveries, 300)[294..], [10, 0, 0, 0, 0, 5]);
         history.extend(&stats(&[(100_000, 0), (101_000, 7)]));
         assert_eq!(history.bars(Counter::Deliveries, 300)[298..], [0, 7], "a clock that was set back begins anew");
+    }
+
+    #[test]
+    fn figures_beyond_all_measure_end_in_the_longest_bar() {
+        let mut history = History::default();
+        history.extend(&stats(&[(0, 0), (1_000, u64::MAX), (2_000, 0), (3_000, u64::MAX)]));
+        assert_eq!(history.bars(Counter::Published, 1), [u64::MAX / 2_000]);
+        for _ in 0..2 {
+            history.extend(&stats(&[(u64::MAX, 7)]));
+        }
+        assert_eq!(history.bars(Counter::Published, 1), [0]);
     }
 
     #[test]

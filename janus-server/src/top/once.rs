@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::answers::{Clients, Node, Slow, Stats, Topics, Tree};
 use super::columns::{self, Column};
@@ -37,12 +37,14 @@ struct Snapshot {
 
 impl Snapshot {
     fn take(server: &mut Server, limit: usize) -> Result<Self, ClientError> {
+        // Every answer is an object, whatever its keys.
+        let mut get = |route: &str| server.get::<Map<String, Value>>(route).map(Value::Object);
         Ok(Self {
-            stats: server.get("/api/stats")?,
-            topics: server.get(&TopicQuery::default().target(limit))?,
-            connections: server.get(&ClientQuery::default().target(limit))?,
-            slow: server.get(&slow_target(limit))?,
-            tree: server.get(&tree_target(CHILDREN))?,
+            stats: get("/api/stats")?,
+            topics: get(&TopicQuery::default().target(limit))?,
+            connections: get(&ClientQuery::default().target(limit))?,
+            slow: get(&slow_target(limit))?,
+            tree: get(&tree_target(CHILDREN))?,
         })
     }
 
