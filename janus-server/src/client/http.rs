@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::ClientError;
@@ -192,6 +193,12 @@ async fn send(
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, ClientError> {
     if let Some(kept) = connection {
+        // The runtime stood still since the last request. Before a request goes out, its task of the connection has to
+        // see what has arrived in the meantime: the end, after the server's `api_idle_timeout`. The first turn polls the
+        // sockets, the second runs the task.
+        for _ in 0..2 {
+            yield_now().await;
+        }
         let sent = match kept.ready().await {
             Ok(()) => kept.try_send_request(request).await,
             Err(_) => return send_anew(connection, target, request).await,
