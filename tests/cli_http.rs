@@ -170,7 +170,7 @@ fn a_publisher_with_a_token_answers_pings_while_its_input_is_silent() {
         publisher.env("JANUS_TOKEN", &token).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = publisher.stdin.take().unwrap();
     // A client that answers no ping is cut off meanwhile: its end shows that time enough has passed.
-    let mute = mute_client(&url, &token);
+    let mute = mute_client(&url, Some(&token));
     let ended = std::io::copy(&mut &mute, &mut std::io::sink());
     assert!(ended.is_ok());
     input.write_all(b"1\n").unwrap();
@@ -179,16 +179,59 @@ fn a_publisher_with_a_token_answers_pings_while_its_input_is_silent() {
     drop(server);
 }
 
+#[test]
+fn a_publisher_whose_input_pauses_longer_than_the_server_keeps_connections_fails_at_no_line() {
+    let (_server, url) = start(&["--api-idle-timeout", "200 ms"]);
+    let mut publisher = binary(&["publish", "news", "-", "--server", &url]);
+    let mut publisher = publisher.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = publisher.stdin.take().unwrap();
+    let mut receipts = BufReader::new(publisher.stdout.take().unwrap()).lines();
+    for line in ["1\n", "2\n", "3\n"] {
+        input.write_all(line.as_bytes()).unwrap();
+        assert!(receipts.next().unwrap().unwrap().contains("\"topic\":\"news\""));
+        // A connection that became idle later has been closed: so the publisher's was before.
+        let mut idle = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+        idle.set_read_timeout(Some(PATIENCE)).unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: janus\r\n\r\n").unwrap();
+        std::io::copy(&mut idle, &mut std::io::sink()).unwrap();
+    }
+    drop(input);
+    assert_eq!(wait(&mut publisher).code(), Some(0));
+}
+
 /// A WebSocket that says hello and then nothing, not even in answer to pings.
-fn mute_client(url: &str, token: &str) -> std::net::TcpStream {
+fn mute_client(url: &str, token: Option<&str>) -> std::net::TcpStream {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut request = janus_core::wire::websocket::client::upgrade(address, "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
-    let hello = janus_core::wire::v1::client::hello(None, Some(token));
+    let hello = janus_core::wire::v1::client::hello(None, token);
     request.extend(janus_core::wire::websocket::client::text(&hello, [0; 4]));
     stream.write_all(&request).unwrap();
     stream
+}
+
+#[test]
+fn a_subscriber_of_a_quiet_topic_stays_while_the_server_pings() {
+    let (_server, url) = start(&["--heartbeat-interval", "1 s", "--pong-timeout", "3 s"]);
+    // A server that is silent for 3 s is taken for lost: twice its interval, and the time of the command.
+    let subscriber = subscribe(&url, &["--timeout", "1 s", "--count", "1"]);
+    // A client that answers no ping is cut off meanwhile: its end shows that more than 3 s have passed.
+    let mute = mute_client(&url, None);
+    std::io::copy(&mut &mute, &mut std::io::sink()).unwrap();
+    publish(&url, "1");
+    assert!(subscriber.line().ends_with("\"data\":1}"));
+    assert_eq!(subscriber.wait().code(), Some(0));
+}
+
+#[test]
+fn a_file_named_with_config_must_be_readable_and_a_file_of_the_variable_need_not() {
+    let (_server, url) = start(&[]);
+    let missing = "/nonexistent/janus.toml";
+    let error = error_of(janus(&["topics", "--server", &url, "--config", missing]), 2);
+    assert!(error.contains(missing), "{error}");
+    let output = janus(&["topics", "--server", &url]).env("JANUS_CONFIG", missing).output().unwrap();
+    assert_exit(&output, 0);
 }
 
 #[test]

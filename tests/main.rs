@@ -17,6 +17,7 @@ mod bursts;
 mod churn;
 mod cli_bench;
 mod cli_fake_server;
+mod cli_hostile;
 mod cli_http;
 mod cli_lists;
 mod cli_log;

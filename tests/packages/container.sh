@@ -21,7 +21,7 @@ PYTHON
 test_container() {
     ENGINE=$engine packaging/container.sh "$static" --quiet --layers=false
     engine images
-    # Without a network of its own, which would need rules of a firewall, and with limits that root in a sandbox may set.
+    # Without a network of its own, which would need rules of a firewall, and with limits that root in a container may set.
     engine run --detach --name janus --network none --read-only --env JANUS_ALLOW_PUBLISH=true --env "JANUS_API_KEY=$key" \
         --ulimit "nofile=$(ulimit -Hn)" --ulimit nproc=1000 janus
     until_true "the container is healthy" engine healthcheck run janus

@@ -74,6 +74,8 @@ pub(crate) enum ClientError {
     NotJson(#[source] serde_json::Error),
     #[error("the message is not UTF-8")]
     NotUtf8,
+    #[error("the message has {FRAME_BYTES_MAX} bytes or more, and no server accepts as much: is this a file of lines?")]
+    LineTooLong,
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
     #[error("cannot write to standard output")]
@@ -132,7 +134,8 @@ impl ClientError {
             | Self::WrongPort(_)
             | Self::SinceOfSeveral
             | Self::NotJson(_)
-            | Self::NotUtf8 => true,
+            | Self::NotUtf8
+            | Self::LineTooLong => true,
             Self::Line { source, .. } => source.is_usage(),
             _ => false,
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::ClientError;
 use super::http::Http;
-use super::output::print;
+use super::output::{print, visible};
 use super::server::Need;
 use crate::cli::Health;
 
@@ -16,7 +16,7 @@ pub(crate) fn run(command: &Health) -> Result<(), ClientError> {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match answer.status {
         200 if body[word] == true => print(&format!("{word}\n")),
-        503 if body[word] == false => Err(ClientError::Unhealthy(format!("not {word}: {}", reasons(&body)))),
+        503 if body[word] == false => Err(ClientError::Unhealthy(format!("not {word}: {}", visible(&reasons(&body))))),
         _ => Err(http.refusal(&answer)),
     }
 }

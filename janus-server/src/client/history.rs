@@ -48,10 +48,13 @@ pub(crate) fn run(command: &History) -> Result<(), ClientError> {
         since = Some(Position { epoch, seq: 0 });
     }
     let mut table = Table::new(COLUMNS);
-    let mut left = if command.all { usize::MAX } else { command.limit };
+    let wanted = if command.all { usize::MAX } else { command.limit };
+    let mut printed = 0;
     loop {
-        let part = ask(&mut http, &command.topic, since, left.min(PAGE))?;
-        if let (false, Some(asked)) = (part.complete, command.since) {
+        let part = ask(&mut http, &command.topic, since, (wanted - printed).min(PAGE))?;
+        // The first page of all messages begins with the oldest message, whichever that is. A later page may come too
+        // late: messages leave the history while the command reads.
+        if let (false, Some(asked)) = (part.complete, since.filter(|_| printed > 0 || command.since.is_some())) {
             say(&format!("messages after {asked} are gone"));
         }
         if command.json {
@@ -60,9 +63,9 @@ pub(crate) fn run(command: &History) -> Result<(), ClientError> {
             let rows: Vec<Vec<String>> = part.messages.iter().map(Message::row).collect();
             print(&table.lines(&rows))?;
         }
-        left -= part.messages.len();
+        printed += part.messages.len();
         let position = Position { epoch: part.epoch, seq: part.seq };
-        if part.more && left > 0 && !part.messages.is_empty() {
+        if part.more && printed < wanted && !part.messages.is_empty() {
             since = Some(position);
             continue;
         }

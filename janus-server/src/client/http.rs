@@ -12,7 +12,9 @@ use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::ClientError;
@@ -73,12 +75,13 @@ impl Http {
         }
     }
 
-    /// Sends a request, and hands over each line of the answer, whose end comes within `lasts` and the usual time.
+    /// Sends a request, and hands over each line of the answer. Each line is JSON, and the end comes within `lasts` and
+    /// the usual time.
     pub(crate) fn lines(
         &mut self,
         path: &str,
         lasts: Duration,
-        mut take: impl FnMut(&[u8]) -> Result<(), ClientError>,
+        mut take: impl FnMut(&str) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let deadline = Instant::now() + self.target.timeout;
         let answer = self.begin(&Method::GET, path, None, deadline)?;
@@ -100,13 +103,12 @@ impl Http {
             for &byte in frame.data_ref().into_iter().flatten() {
                 line.push(byte);
                 if byte == b'\n' {
-                    take(&line)?;
+                    let json: &RawValue =
+                        serde_json::from_slice(&line).map_err(|_| not_janus(&self.target, "a line is not JSON"))?;
+                    take(json.get())?;
                     line.clear();
                 } else if line.len() > LINE_BYTES_MAX {
-                    return Err(ClientError::NotJanus {
-                        to: self.target.address.to.clone(),
-                        what: "a line has no end",
-                    });
+                    return Err(not_janus(&self.target, "a line has no end"));
                 }
             }
         }
@@ -180,7 +182,7 @@ pub(super) fn refusal(target: &Target, body: &[u8]) -> ClientError {
     let text = |key: &str| body["error"][key].as_str();
     let refusal = match (text("code"), text("message")) {
         (Some(code), Some(message)) => ClientError::refused(code, message),
-        _ => ClientError::NotJanus { to: target.address.to.clone(), what: "the answer is not one of the API" },
+        _ => not_janus(target, "the answer is not one of the API"),
     };
     target.explain(refusal)
 }
@@ -192,6 +194,12 @@ async fn send(
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, ClientError> {
     if let Some(kept) = connection {
+        // The runtime stood still since the last request. Before a request goes out, its task of the connection has to
+        // see what has arrived in the meantime: the end, after the server's `api_idle_timeout`. The first turn polls the
+        // sockets, the second runs the task.
+        for _ in 0..2 {
+            yield_now().await;
+        }
         let sent = match kept.ready().await {
             Ok(()) => kept.try_send_request(request).await,
             Err(_) => return send_anew(connection, target, request).await,
@@ -220,9 +228,13 @@ async fn send_anew(
     sender.send_request(request).await.map_err(|error| in_words(target, error))
 }
 
+fn not_janus(target: &Target, what: &'static str) -> ClientError {
+    ClientError::NotJanus { to: target.address.to.clone(), what }
+}
+
 fn in_words(target: &Target, error: hyper::Error) -> ClientError {
     if error.is_parse() {
-        ClientError::NotJanus { to: target.address.to.clone(), what: "the answer is not HTTP" }
+        not_janus(target, "the answer is not HTTP")
     } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         ClientError::Closed
     } else {

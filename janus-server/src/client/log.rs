@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::ClientError;
 use super::http::Http;
-use super::output::{print, print_json};
+use super::output::{print_json, print_visible};
 use super::server::Need;
 use crate::cli::Log;
 use crate::logging::lower;
@@ -32,7 +32,7 @@ pub(crate) fn run(command: &Log) -> Result<(), ClientError> {
         (None, false) => http.ask(&Method::GET, PATH, None)?,
     };
     let in_force: Value = answer.content().ok_or_else(|| http.refusal(&answer))?;
-    if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print(&in_words(&in_force)) }
+    if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print_visible(&in_words(&in_force)) }
 }
 
 /// The levels in force, a line for each change.

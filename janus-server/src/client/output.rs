@@ -20,6 +20,11 @@ pub(super) fn print(text: &str) -> Result<(), ClientError> {
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(ClientError::Output)
 }
 
+/// Prints lines that have a server's words in them.
+pub(super) fn print_visible(lines: &str) -> Result<(), ClientError> {
+    print(&lines.lines().fold(String::new(), |shown, line| shown + &visible(line) + "\n"))
+}
+
 /// Prints JSON as one line. Line ends occur only between JSON tokens, where a space means the same.
 pub(super) fn print_json(json: &str) -> Result<(), ClientError> {
     print(&(json.trim_end().replace(['\n', '\r'], " ") + "\n"))

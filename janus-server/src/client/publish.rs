@@ -3,7 +3,7 @@
 //! A message is sent only after the receipt of the previous message. So the user knows which messages a failure leaves
 //! unpublished: the line named in the error, and all later lines.
 
-use std::io::{self, BufRead as _};
+use std::io::{self, BufRead as _, Read as _};
 use std::thread;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ClientError;
-use super::classic::Connection;
+use super::classic::{Connection, FRAME_BYTES_MAX};
 use super::http::{Http, runtime};
 use super::output::print_json;
 use super::server::{Need, Protocol, Target};
@@ -35,8 +35,12 @@ pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
     let mut text = Vec::new();
     for line in 1.. {
         text.clear();
-        if input.read_until(b'\n', &mut text).map_err(ClientError::Input)? == 0 {
+        let mut limited = input.by_ref().take(FRAME_BYTES_MAX as u64);
+        if limited.read_until(b'\n', &mut text).map_err(ClientError::Input)? == 0 {
             break;
+        }
+        if limited.limit() == 0 {
+            return Err(ClientError::Line { line, source: Box::new(ClientError::LineTooLong) });
         }
         let message = text.strip_suffix(b"\n").unwrap_or(&text);
         let message = message.strip_suffix(b"\r").unwrap_or(message);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::ClientError;
 use super::http::Http;
-use super::output::{print, print_json};
+use super::output::{print_json, print_visible};
 use super::server::Need;
 use crate::cli::Reload;
 
@@ -15,7 +15,7 @@ pub(crate) fn run(command: &Reload) -> Result<(), ClientError> {
     let mut http = Http::new(command.server.target("reload", Need::Admin)?)?;
     let answer = http.ask(&Method::POST, "/api/reload", None)?;
     let changes: Value = answer.content().ok_or_else(|| http.refusal(&answer))?;
-    if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print(&in_words(&changes)) }
+    if command.json { print_json(&String::from_utf8_lossy(&answer.body)) } else { print_visible(&in_words(&changes)) }
 }
 
 /// A line for the file, and a line for each setting.

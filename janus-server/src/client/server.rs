@@ -112,8 +112,11 @@ impl ServerFlags {
         let loaded = Loaded::read(&flags, std::env::vars_os(), Memory::of_this_process());
         let named = self.server.clone().or_else(|| variable(SERVER_VARIABLE));
         let (address, settings) = match (named, loaded) {
-            (Some(named), loaded) => (Address::parse(&named)?, loaded.ok().map(|loaded| loaded.settings)),
-            (None, loaded) => {
+            // Mistakes in a file of JANUS_CONFIG are forgiven. A file named with --config is there for its key.
+            (Some(named), loaded) if loaded.is_ok() || self.config.is_none() => {
+                (Address::parse(&named)?, loaded.ok().map(|loaded| loaded.settings))
+            }
+            (_, loaded) => {
                 let settings = loaded.map_err(ClientError::Settings)?.settings;
                 (of_settings(&settings, need)?, Some(settings))
             }
@@ -137,16 +140,17 @@ impl ServerFlags {
                 .filter(|key| key.bytes().all(|byte| byte.is_ascii_graphic()))
                 .map(str::to_owned)
                 .collect(),
-            token: variable(TOKEN_VARIABLE).map(|token| token.trim().to_owned()),
+            token: variable(TOKEN_VARIABLE),
             timeout: self.timeout.unwrap_or(usual),
             settings: settings.map(Arc::new),
         })
     }
 }
 
-/// A variable that is set and not empty.
+/// A variable that is set and not empty. Bytes that are not UTF-8 make a value that is refused, and not a missing one.
 fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+    let value = std::env::var_os(name)?.to_string_lossy().trim().to_owned();
+    (!value.is_empty()).then_some(value)
 }
 
 impl Target {
@@ -159,8 +163,11 @@ impl Target {
 impl Address {
     /// Reads a URL, or HOST:PORT for HTTP.
     fn parse(text: &str) -> Result<Self, ClientError> {
+        let text = text.trim();
+        // A password is not repeated: error messages end in logs.
+        let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("…@{host}"));
         let bad = |reason: &str| ClientError::BadAddress {
-            to: text.to_owned(),
+            to: shown.clone(),
             source: io::Error::new(io::ErrorKind::InvalidInput, reason),
         };
         let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
@@ -179,7 +186,9 @@ impl Address {
         let uri: Uri = host_and_port.parse().map_err(|error: hyper::http::uri::InvalidUri| bad(&error.to_string()))?;
         let authority = uri.authority().ok_or_else(|| bad("the host is missing"))?;
         let to = match (authority.port_u16(), scheme.is_some(), protocol, is_tls) {
-            (Some(_), ..) => authority.to_string(),
+            (Some(1..), ..) => authority.to_string(),
+            // Anything else behind a colon is a mistake, and never the usual port of the scheme.
+            _ if authority.as_str() != authority.host() => return Err(bad("a port is a number from 1 to 65535")),
             // As in a browser, so that the address of a proxy can be left as it is.
             (None, true, Protocol::Http, false) => format!("{}:80", authority.host()),
             (None, true, Protocol::Http, true) => format!("{}:443", authority.host()),
@@ -258,6 +267,7 @@ mod tests {
     fn an_address_reads_as_a_url_or_as_a_host_and_port() {
         for (text, expected) in [
             ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            (" 127.0.0.1:8080\n", "http://127.0.0.1:8080"),
             ("localhost:8080", "http://localhost:8080"),
             ("http://push.example", "http://push.example:80"),
             ("HTTPS://push.example/", "https://push.example:443"),
@@ -268,9 +278,13 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text).unwrap().to_string(), expected, "{text}");
         }
-        for text in ["localhost", "classic://localhost", "http://", "", "http://a b:1", "http://u:p@h:1", "h:1/path"] {
+        let without_address =
+            ["localhost", "classic://localhost", "http://", "", "http://a b:1", "http://u:secret@h:1", "h:1/path"];
+        let without_port = ["http://h:", "https://h:80800", "http://h:-1", "h:0", "ws://[::1]:x"];
+        for text in without_address.into_iter().chain(without_port) {
             let error = Address::parse(text).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("is not an address"), "{text}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
         assert!(Address::parse("ftp://h:1").unwrap_err().to_string().contains("expected http, https"));
     }

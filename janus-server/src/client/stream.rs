@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
@@ -40,9 +40,9 @@ impl Stream {
     ) -> Result<Self, ClientError> {
         let mut connection = ClientConnection::new(Arc::clone(config), tls::server_name(to)?)
             .map_err(|error| ClientError::Handshake { to: to.to_owned(), source: io::Error::other(error) })?;
-        socket.set_read_timeout(Some(timeout)).map_err(ClientError::Lost)?;
+        let mut limited = Limited { socket: &mut socket, deadline: Instant::now() + timeout };
         while connection.is_handshaking() {
-            connection.complete_io(&mut socket).map_err(|source| tls::failed(to, source, timeout))?;
+            connection.complete_io(&mut limited).map_err(|source| tls::failed(to, source, timeout))?;
         }
         Ok(Self::Encrypted(Box::new(StreamOwned::new(connection, socket))))
     }
@@ -77,6 +77,31 @@ impl Write for Stream {
             Self::Plain(socket) => socket.flush(),
             Self::Encrypted(stream) => stream.flush(),
         }
+    }
+}
+
+/// A socket whose reads end at a deadline, however small the pieces are that the server sends.
+struct Limited<'a> {
+    socket: &'a mut TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::WouldBlock.into()),
+            left => self.socket.set_read_timeout(Some(left)).and_then(|()| self.socket.read(buffer)),
+        }
+    }
+}
+
+impl Write for Limited<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
     }
 }
 
@@ -141,4 +166,22 @@ pub(crate) fn resolve(to: &str) -> Result<Vec<SocketAddr>, ClientError> {
 
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_sends_byte_by_byte_does_not_extend_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.accept().unwrap().0.write_all(b"ab").unwrap();
+        let mut limited = Limited { socket: &mut socket, deadline: Instant::now() + Duration::from_secs(60) };
+        assert_eq!(limited.read(&mut [0]).unwrap(), 1);
+        limited.deadline = Instant::now();
+        assert_eq!(limited.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }

@@ -15,10 +15,9 @@ pub(crate) fn run(command: &Trace) -> Result<(), ClientError> {
     let mut ended = None;
     // The server ends the answer in time.
     http.lines(&target(command), Duration::from_secs(command.seconds), |line| {
-        let text = String::from_utf8_lossy(line);
-        match text.starts_with("{\"end\":").then(|| serde_json::from_str::<Value>(&text).ok()).flatten() {
+        match line.starts_with("{\"end\":").then(|| serde_json::from_str::<Value>(line).ok()).flatten() {
             Some(last) => ended = Some(last),
-            None => print_json(&text)?,
+            None => print_json(line)?,
         }
         Ok(())
     })?;

@@ -27,7 +27,9 @@ pub(super) struct WebSocket {
     /// The token of the session.
     pub(super) session: String,
     /// Longest silence of a server that is alive: its pings come more often.
-    pub(super) silence: Duration,
+    silence: Duration,
+    /// Longest time for sending a frame.
+    patience: Duration,
 }
 
 impl WebSocket {
@@ -44,7 +46,7 @@ impl WebSocket {
                 .max_frame_size(Some(FRAME_BYTES_MAX));
             let upgraded = tokio_tungstenite::client_async_with_config(request, stream, Some(limits)).await;
             let (stream, _) = upgraded.map_err(|error| in_words(target, error))?;
-            let mut opened = Self { stream, session: String::new(), silence: target.timeout };
+            let mut opened = Self { stream, session: String::new(), silence: target.timeout, patience: target.timeout };
             opened.send(client::hello(session, target.token.as_deref())).await?;
             loop {
                 let text = opened.receive().await?;
@@ -63,18 +65,18 @@ impl WebSocket {
         timeout(target.timeout, opened).await.unwrap_or_else(|_| Err(late()))
     }
 
+    /// Sends a frame; a server that reads nothing is given up.
     pub(super) async fn send(&mut self, frame: String) -> Result<(), ClientError> {
-        self.stream.send(Message::text(frame)).await.map_err(lost)
+        let sent = timeout(self.patience, self.stream.send(Message::text(frame))).await;
+        let unread = || Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the server does not read"));
+        sent.unwrap_or_else(|_| Err(unread())).map_err(lost)
     }
 
     /// Waits for the text of the next frame. Cancel safe. Pings are answered in the meantime.
     pub(super) async fn receive(&mut self) -> Result<Utf8Bytes, ClientError> {
         loop {
-            match self.stream.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Close(_))) | None => return Err(ClientError::Closed),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(lost(error)),
+            if let Some(text) = self.receive_any().await? {
+                return Ok(text);
             }
         }
     }
@@ -86,6 +88,27 @@ impl WebSocket {
         awaited: &'static str,
     ) -> Result<Utf8Bytes, ClientError> {
         timeout(time, self.receive()).await.unwrap_or(Err(ClientError::Late { awaited, timeout: time }))
+    }
+
+    /// As [`receive`](Self::receive), for as long as the server is alive. The pings of a server without messages count.
+    pub(super) async fn receive_while_alive(&mut self) -> Result<Utf8Bytes, ClientError> {
+        let silence = self.silence;
+        loop {
+            let late = Err(ClientError::Late { awaited: "sign of life", timeout: silence });
+            if let Some(text) = timeout(silence, self.receive_any()).await.unwrap_or(late)? {
+                return Ok(text);
+            }
+        }
+    }
+
+    /// Waits for the next frame: its text, or `None` for a ping. Cancel safe.
+    async fn receive_any(&mut self) -> Result<Option<Utf8Bytes>, ClientError> {
+        match self.stream.next().await {
+            Some(Ok(Message::Text(text))) => Ok(Some(text)),
+            Some(Ok(Message::Close(_))) | None => Err(ClientError::Closed),
+            Some(Ok(_)) => Ok(None),
+            Some(Err(error)) => Err(lost(error)),
+        }
     }
 }
 

@@ -43,11 +43,10 @@ impl<'a> Subscriber<'a> {
     async fn read(&mut self, socket: &mut WebSocket) -> Result<(), ClientError> {
         let mut unacknowledged = self.topics.len();
         while self.command.count.is_none_or(|count| self.printed < count) {
-            let (patience, awaited) = match unacknowledged {
-                0 => (socket.silence, "sign of life"),
-                _ => (self.target.timeout, "acknowledgement"),
+            let text = match unacknowledged {
+                0 => socket.receive_while_alive().await?,
+                _ => socket.receive_within(self.target.timeout, "acknowledgement").await?,
             };
-            let text = socket.receive_within(patience, awaited).await?;
             match ServerFrame::parse(&text) {
                 ServerFrame::Subscribed { id, topic, position, missed } => {
                     self.subscribed(&topic, position, missed);
