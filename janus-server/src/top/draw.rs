@@ -158,7 +158,8 @@ fn bars(state: &State, look: Look, counter: Counter, area: Rect, frame: &mut Fra
     let bars = state.history.bars(counter, usize::from(chart.width));
     let most = bars.iter().copied().max().unwrap_or(0);
     frame.render_widget(Sparkline::default().data(&bars).max(most.max(1)).style(look.bar()), chart);
-    let words = Line::styled(format!(" max {}", number(most)), look.quiet());
+    // A bar is the mean of some seconds.
+    let words = Line::styled(format!(" max {}", number(state.history.most(counter))), look.quiet());
     frame.render_widget(words, Rect { height: 1, ..after });
     let time = Line::styled(format!(" in {MINUTES} min"), look.quiet());
     if after.height > 1 {

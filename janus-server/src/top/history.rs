@@ -24,6 +24,15 @@ struct Point {
     published: u64,
 }
 
+impl Point {
+    fn value(&self, counter: Counter) -> u64 {
+        match counter {
+            Counter::Deliveries => self.deliveries,
+            Counter::Published => self.published,
+        }
+    }
+}
+
 /// The samples of the last minutes, the oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
@@ -57,6 +66,16 @@ impl History {
         usize::try_from(seconds).unwrap_or(SAMPLES).saturating_add(3).min(SAMPLES)
     }
 
+    /// The largest rate between two samples.
+    pub(super) fn most(&self, counter: Counter) -> u64 {
+        let pairs = self.points.iter().zip(self.points.iter().skip(1));
+        let rates = pairs.filter_map(|(before, point)| {
+            let events = point.value(counter).checked_sub(before.value(counter))?;
+            events.saturating_mul(1_000).checked_div(point.time - before.time)
+        });
+        rates.max().unwrap_or(0)
+    }
+
     /// The rate of a counter in this many equal parts of the last minutes, the oldest first. Each part ends at a
     /// multiple of its length, so bars move and do not flicker.
     pub(super) fn bars(&self, counter: Counter, count: usize) -> Vec<u64> {
@@ -64,14 +83,10 @@ impl History {
         let (Some(last), true) = (self.points.back(), count > 0) else { return vec![0; count] };
         let part = (MINUTES * 60_000).div_ceil(u64::try_from(count).unwrap_or(1)).max(1_000);
         let newest = last.time / part;
-        let value = |point: &Point| match counter {
-            Counter::Deliveries => point.deliveries,
-            Counter::Published => point.published,
-        };
         for (before, point) in self.points.iter().zip(self.points.iter().skip(1)) {
             let place = usize::try_from(newest - point.time / part).ok().and_then(|back| (count - 1).checked_sub(back));
             // A counter falls when the server is started again; that pair tells nothing.
-            let events = value(point).checked_sub(value(before));
+            let events = point.value(counter).checked_sub(before.value(counter));
             if let (Some(place), Some(events)) = (place, events) {
                 bars[place].0 = u64::saturating_add(bars[place].0, events);
                 bars[place].1 += point.time - before.time;

@@ -171,7 +171,7 @@ fn the_first_screen_has_the_figures_and_the_busiest_topics() {
         [
             "Janus 0.1.0  127.0.0.1:8082  up 2 h 3 m",
             "connections 9,999 of 19,000  slow 0  topics 5,000  subscriptions 12,000",
-            &format!("deliveries      12,345/s   {bars}   █ max 33"),
+            &format!("deliveries      12,345/s   {bars}   █ max 80"),
             &format!("publications       3.2/s   {bars}   █ max 1"),
             "memory ████████░░░░░░░░░░░░░░░░░░░░░░░░░░░  25 %  256 MiB of 1.0 GiB  pressure 0",
             " 1 Topics  2 Clients  3 Tree   by rate  first 3 of 5,000",
@@ -367,7 +367,7 @@ fn k_closes_the_client_of_the_moment_of_the_key_after_a_confirmation() {
     reader.presses(&[KeyCode::Down, KeyCode::Char('k')]);
     assert_eq!(reader.types("b"), Action::Close { connection: 9, may_return: false });
     reader.state.closed(9, Ok(()), reader.now);
-    reader.sees("connection 9 closed");
+    reader.sees("closing connection 9");
     for no in [KeyCode::Esc, KeyCode::Char('n'), KeyCode::Char('k'), KeyCode::Enter] {
         reader.types("k");
         assert_eq!(reader.presses(&[no]), Action::Draw, "only y and b close a client");
