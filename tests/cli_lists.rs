@@ -90,10 +90,10 @@ fn a_connection_is_listed_and_closed_by_its_number() {
     assert!(table.starts_with("CONNECTION  TRANSPORT  ") && table.lines().count() == 3, "{table}");
     let connections = values(&run(&["connections", "--json"], &url).0);
     let [first, second] = [0, 1].map(|index| connections[index]["connection"].to_string());
-    assert_eq!(run(&["disconnect", &first], &url).0, format!("{first}: closed, and told to come back\n"));
+    assert_eq!(run(&["disconnect", &first], &url).0, format!("{first}: closing, and told to come back\n"));
     assert_eq!(
         run(&["disconnect", "--ban", &second], &url).0,
-        format!("{second}: closed, and told not to come back\n")
+        format!("{second}: closing, and told not to come back\n")
     );
     returning.error_line("disconnected");
     banned.error_line("banned");

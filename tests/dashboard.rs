@@ -183,7 +183,7 @@ fn a_client_closed_on_the_page_is_told_so() {
     tab.click("#close-dialog button.danger");
     let bye = closed.next();
     assert_eq!((&bye["type"], &bye["reconnect_after_ms"]), (&"bye".into(), &Value::Null), "{bye}");
-    tab.until("/^Client #\\d+ is closed\\.$/.test(document.querySelector('#toast').textContent)");
+    tab.until("/^Closing client #\\d+\\.$/.test(document.querySelector('#toast').textContent)");
     tab.until("document.querySelector('#client-table td.empty')?.innerText.includes('No client matches')");
     bystander.send(&json!({"type": "ping"}));
     assert_eq!(bystander.next()["type"], "pong");

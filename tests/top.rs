@@ -270,7 +270,7 @@ fn k_closes_the_selected_client_after_a_confirmation() {
     top.sees("Close a client?");
     assert_eq!(server.look()["connections_total"], 1, "no client is closed before the confirmation");
     top.press("y");
-    top.sees(" closed");
+    top.sees("closing connection ");
     top.sees("no client");
     // The bytes taken by the kernel, and then the end.
     slow.set_read_timeout(Some(PATIENCE)).unwrap();

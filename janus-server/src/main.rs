@@ -126,7 +126,10 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             for warning in warnings {
                 logging::last_words("warning", &warning);
             }
-            "the settings are valid\n".to_owned()
+            match &loaded.file {
+                Some(file) => format!("the settings are valid, with the file {}\n", file.display()),
+                None => "the settings are valid, without a file (--config FILE or JANUS_CONFIG names one)\n".to_owned(),
+            }
         }
         ConfigCommand::Example => settings::example(),
     };

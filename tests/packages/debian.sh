@@ -134,11 +134,13 @@ host_pid() { pgrep --full --ns "$first_process" --nslist pid '^/usr/bin/janus-se
 
 test_messages() {
     local subscriber
+    # Or the words of an earlier subscriber would do.
+    rm -f "$work/message" "$work/subscribed"
     inside janus-server subscribe news --count 1 > "$work/message" 2> "$work/subscribed" &
     subscriber=$!
     until_true "a subscriber" grep -q subscribed "$work/subscribed" "$work/message"
     inside janus-server publish news '{"headline":"It works"}'
-    wait "$subscriber"
+    wait "$subscriber" || fail "the subscriber: $(cat "$work/subscribed")"
     grep -q 'It works' "$work/message" || fail "no message: $(cat "$work/message")"
 }
 

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 
 # Far longer than a run takes, so that a hang ends.
 if [ -z "${BOUNDED:-}" ]; then
-    BOUNDED=1 exec timeout --kill-after=30 1200 "$0" "$@"
+    BOUNDED=1 exec timeout --kill-after=30 2400 "$0" "$@"
 fi
 
 [ "$(id -u)" = 0 ] || { echo "run as root" >&2; exit 1; }

@@ -295,6 +295,7 @@ impl Api {
     fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
         let connection = request.connection.0;
         if self.janus.disconnect(connection, request.reconnect) {
+            log::info!(connection; "closing connection {connection} at the request of an operator");
             return Ok(json(&Disconnected { connection }));
         }
         let message = "no such connection (it may have closed); GET /api/connections lists the open connections";

@@ -17,7 +17,7 @@ pub(crate) fn run(command: &Disconnect) -> Result<(), ClientError> {
         let answer = http.ask(&Method::POST, "/api/disconnect", Some(request.to_string()))?;
         if answer.content::<Value>().is_some() {
             print(&format!(
-                "{connection}: closed, and told {} come back\n",
+                "{connection}: closing, and told {} come back\n",
                 if command.ban { "not to" } else { "to" }
             ))?;
             continue;

@@ -123,7 +123,7 @@ export function closing(page) {
     dialog.close();
     try {
       await post("/api/disconnect", JSON.stringify({ connection, reconnect }));
-      page.say(`Client #${connection} is closed${reconnect ? ", and may reconnect" : ""}.`);
+      page.say(`Closing client #${connection}${reconnect ? ", which may reconnect" : ""}.`);
     } catch (error) {
       page.say(`Client #${connection} was not closed: ${visible(error.message)}`);
     }

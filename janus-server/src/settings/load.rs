@@ -41,7 +41,7 @@ pub(crate) struct Flags {
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// The file that was read.
-    pub(super) file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// One entry for each row of [`TABLE`].
     pub(super) origins: Vec<Origin>,
     /// The values of the top level of the file, whether in force or not; one entry for each row of [`TABLE`].

@@ -219,7 +219,7 @@ impl State {
     /// A client has been closed, or not.
     pub(super) fn closed(&mut self, connection: u64, outcome: Result<(), String>, now: Instant) {
         let text = match outcome {
-            Ok(()) => format!("connection {connection} closed"),
+            Ok(()) => format!("closing connection {connection}"),
             Err(reason) => format!("connection {connection} not closed: {reason}"),
         };
         self.notice = Some((text, now));

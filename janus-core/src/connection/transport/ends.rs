@@ -398,7 +398,7 @@ impl Transport {
         match why {
             SlowReason::QueueFull if self.shared.config().max_queue_frames == 0 => "max_queue_bytes is reached",
             SlowReason::QueueFull => "max_queue_frames or max_queue_bytes is reached",
-            SlowReason::Stalled => "the client has taken nothing for too long",
+            SlowReason::Stalled => "the client has taken nothing for write_timeout or stall_timeout",
             SlowReason::Memory => "memory is nearly used up, and this queue is among the largest",
         }
     }
