@@ -381,12 +381,15 @@ fn a_tree_with_a_limit_lists_children_in_trouble_before_others() {
         assert_eq!(listed(3), ("a b d".to_owned(), 1, 0));
         assert_eq!(listed(4), ("a b c d".to_owned(), 0, 0));
         assert_eq!(tree.tree_within(4), tree.tree());
-        let due_in = |name| tree.tree().find(name).unwrap().due_in;
-        assert_eq!((due_in("d"), due_in("b")), (Some(60 * SECOND), None));
+        // Waiting for the crashes has taken some of the time.
+        let due_in = |name| tree.tree().find(name).unwrap().due_in.map(|rest| rest.as_secs_f64().round());
+        assert_eq!((due_in("d"), due_in("b")), (Some(60.0), None));
         tokio::time::sleep(20 * SECOND).await;
         let json = serde_json::to_value(tree.tree_within(1)).unwrap();
         let pool = &json["children"][0];
-        assert_eq!((&pool["children"][0]["due_in_ms"], &pool["unlisted"]), (&40_000.into(), &3.into()));
+        let due_in_ms = pool["children"][0]["due_in_ms"].as_u64().unwrap();
+        assert!((39_500..=40_000).contains(&due_in_ms), "{due_in_ms}");
+        assert_eq!(pool["unlisted"], 3);
         tree.stop().await;
     });
 }

@@ -99,7 +99,7 @@ fn a_start_that_takes_too_long_fails_and_is_rolled_back() {
         let too_slow = slow(Duration::from_secs(600), Ok(()), &log).start_timeout(3 * SECOND);
         let error = one_for_one().child(puppet("first", &log).1).child(too_slow).start(&here).await.unwrap_err();
         assert!(
-            matches!(&error, StartError::Failed { reason: ExitReason::StartFailed(why), .. } if why.contains("3s"))
+            matches!(&error, StartError::Failed { reason: ExitReason::StartFailed(why), .. } if why.contains("3 s"))
         );
         assert_eq!(before.elapsed().as_secs(), 3);
         assert_eq!(log.take(), "start:first term:first");

@@ -103,7 +103,7 @@ fn a_hung_handler_does_not_hang_its_supervisor() {
         assert!(seen.contains(&EventKind::Abandoned), "{seen:?}");
         // The place does not answer, so the successor cannot start. The result is an error, not a hang.
         let error = tree.restart_child("blocker").await.unwrap_err();
-        assert!(error.to_string().contains("not up after 50ms"), "{error}");
+        assert!(error.to_string().contains("not up after 50 ms"), "{error}");
 
         drop(blocking.release.take());
         until("the old state is dropped once the handler returns", || blocking.alive.load(Ordering::SeqCst) == 0).await;
@@ -293,7 +293,7 @@ fn a_start_on_a_thread_that_does_not_answer_fails_within_its_timeout() {
         let before = tokio::time::Instant::now();
         let start = tree.start_child(inner.place(home.place()));
         let error = timeout(Duration::from_secs(60), start).await.expect("it gives up").unwrap_err();
-        assert!(error.to_string().contains("home did not answer for 5s"), "{error}");
+        assert!(error.to_string().contains("home did not answer for 5 s"), "{error}");
         assert!(before.elapsed() < Duration::from_secs(6));
         drop(release);
         tree.stop().await;
@@ -336,7 +336,7 @@ fn a_name_never_resolves_to_an_actor_abandoned_in_its_factory() {
         });
         let tree = one_for_one().start(&control.place()).await.unwrap();
         let start = tree.start_child(spec.place(home.place()).start_timeout(20 * MILLI));
-        assert!(start.await.unwrap_err().to_string().contains("not up after 20ms"));
+        assert!(start.await.unwrap_err().to_string().contains("not up after 20 ms"));
         let (tell, told) = oneshot::channel();
         let name = actor.clone();
         let look = move || {
