@@ -27,7 +27,7 @@ pub(crate) const TOKEN_VARIABLE: &str = "JANUS_TOKEN";
 /// The flags of every client command.
 #[derive(Debug, Args)]
 pub(crate) struct ServerFlags {
-    /// The server, such as http://127.0.0.1:8080 or https://push.example [default: the address in the settings].
+    /// The server, such as `http://127.0.0.1:8080` or `https://push.example` [default: the address in the settings].
     ///
     /// The protocol is http or https, with the same meaning as ws and wss, and http if left out. `publish` and `subscribe`
     /// also accept classic and, for TLS, classics. Without the flag the variable JANUS_SERVER counts, and without the
