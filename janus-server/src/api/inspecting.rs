@@ -120,7 +120,7 @@ fn to_text(tree: &Tree, unlisted: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-fn millis(time: std::time::Duration) -> u64 {
+pub(super) fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -10,6 +10,7 @@ use janus_core::wire::{HttpError, TopicName};
 use janus_core::{ConnectionInfo, ConnectionOrder, ConnectionQuery, Janus, PeerFilter, TopicInfo};
 use serde::Serialize;
 
+use super::inspecting::millis;
 use super::query::Query;
 use super::routes::{DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_LIMIT, bad_request, digits, to_json};
 use crate::live::Known;
@@ -274,7 +275,7 @@ impl<'a> ConnectionJson<'a> {
             topics: connection.topics.len(),
             queued_frames: connection.queued_frames,
             queued_bytes: connection.queued_bytes,
-            lagging_for_ms: u64::try_from(connection.lagging_for.as_millis()).unwrap_or(u64::MAX),
+            lagging_for_ms: millis(connection.lagging_for),
         }
     }
 }

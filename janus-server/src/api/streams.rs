@@ -38,7 +38,9 @@ impl Streams {
     pub(super) fn take(&self) -> Result<OwnedSemaphorePermit, HttpError> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         place.map_err(|_| {
-            busy("16 streams are open already, as many as the admin port serves; close one, or try again later")
+            busy(&format!(
+                "{MAX_STREAMS} streams are open already, as many as the admin port serves; close one, or try again later"
+            ))
         })
     }
 

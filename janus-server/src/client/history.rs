@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::ClientError;
 use super::http::Http;
-use super::output::{Side, Table, print, print_json, say};
+use super::output::{Side, Table, message_json, print, print_json, say};
 use super::server::Need;
 use crate::cli::History;
 
@@ -87,11 +87,7 @@ fn ask(http: &mut Http, topic: &str, since: Option<Position>, limit: usize) -> R
 impl Message {
     /// The message as `subscribe` prints messages.
     fn json(&self, topic: &str) -> String {
-        let Self { seq, time, event, message_id, data } = self;
-        let topic = json!(topic);
-        format!(
-            "{{\"topic\":{topic},\"seq\":{seq},\"time\":{time},\"event\":{event},\"message_id\":{message_id},\"data\":{data}}}"
-        )
+        message_json(topic, self.seq, self.time, [self.event.get(), self.message_id.get(), self.data.get()])
     }
 
     fn row(&self) -> Vec<String> {

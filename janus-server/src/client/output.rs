@@ -1,9 +1,10 @@
 //! What the commands print: lines of JSON, and tables for people.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 
+use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::ClientError;
@@ -23,6 +24,12 @@ pub(super) fn print(text: &str) -> Result<(), ClientError> {
 /// Prints lines that have a server's words in them.
 pub(super) fn print_visible(lines: &str) -> Result<(), ClientError> {
     print(&lines.lines().fold(String::new(), |shown, line| shown + &visible(line) + "\n"))
+}
+
+/// A message as `subscribe` and `history` print messages: one object, with the publisher's JSON as it is.
+pub(super) fn message_json(topic: &str, seq: u64, time: impl Display, [event, id, data]: [&str; 3]) -> String {
+    let topic = Value::from(topic);
+    format!("{{\"topic\":{topic},\"seq\":{seq},\"time\":{time},\"event\":{event},\"message_id\":{id},\"data\":{data}}}")
 }
 
 /// Prints JSON as one line. Line ends occur only between JSON tokens, where a space means the same.

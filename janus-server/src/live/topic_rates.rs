@@ -4,7 +4,7 @@
 //! three looks exist at a time at most. A thread of its own walks through the topics, so that a server with a million of
 //! them answers its checks of health.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use janus_core::Janus;
@@ -73,7 +73,7 @@ impl TopicRates {
 
     /// Has looks taken for a while, on the current runtime.
     pub(crate) fn ask(self: &Arc<Self>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.asked = Some(Instant::now());
         if !state.is_running {
             state.is_running = true;
@@ -99,8 +99,8 @@ impl TopicRates {
             }
             let (janus, at) = (self.janus.clone(), Instant::now());
             let look = spawn_blocking(move || Arc::new(janus.topic_counts(0, MAX_RATED_TOPICS)));
-            // The runtime is ending.
-            let Ok(after) = look.await else { return };
+            // A look that has panicked, or the end of the runtime. The next request begins anew.
+            let Ok(after) = look.await else { return self.end(&mut self.state()) };
             if let Some((then, before)) = before.replace((at, Arc::clone(&after))) {
                 self.known.send_replace(Some(Arc::new(Known { before, after, between: at - then })));
             }
@@ -109,12 +109,21 @@ impl TopicRates {
 
     /// Whether a request has asked for the rates lately; if not, the rates are forgotten.
     fn is_wanted(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_running = state.asked.is_some_and(|asked| asked.elapsed() <= LOOKED_FOR);
-        if !state.is_running {
-            self.known.send_replace(None);
+        let mut state = self.state();
+        let is_wanted = state.asked.is_some_and(|asked| asked.elapsed() <= LOOKED_FOR);
+        if !is_wanted {
+            self.end(&mut state);
         }
-        state.is_running
+        is_wanted
+    }
+
+    fn end(&self, state: &mut State) {
+        state.is_running = false;
+        self.known.send_replace(None);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,12 +4,11 @@ use std::rc::Rc;
 
 use janus_core::Position;
 use janus_core::wire::v1::client::{self, ServerFrame};
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::super::ClientError;
 use super::super::http::runtime;
-use super::super::output::{print_json, say};
+use super::super::output::{message_json, print_json, say};
 use super::super::server::Target;
 use super::super::websocket::{self, WebSocket};
 use crate::cli::Subscribe;
@@ -62,11 +61,7 @@ impl<'a> Subscriber<'a> {
                     if let Some(Topic { position: Some(position), .. }) = self.topic(&topic) {
                         position.seq = seq;
                     }
-                    let (topic, time) = (json!(topic), time.as_millis());
-                    print_json(&format!(
-                        "{{\"topic\":{topic},\"seq\":{seq},\"time\":{time},\"event\":{event},\
-                         \"message_id\":{message_id},\"data\":{data}}}"
-                    ))?;
+                    print_json(&message_json(&topic, seq, time.as_millis(), [event, message_id, data]))?;
                     self.printed += 1;
                 }
                 ServerFrame::Gap { topic, epoch, from, to } => {
