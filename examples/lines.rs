@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use janus_core::wire::ServerEvent;
-use janus_core::wire::{BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, FrameError, Limits, Timestamp};
+use janus_core::wire::{BytesMut, Codec, Command, Decoder, Delimited, ErrorCode, FrameError, Limits, Since, Timestamp};
 use janus_core::{Config, Janus};
 
 /// The protocol.
@@ -45,7 +45,7 @@ fn request(line: &[u8], limits: &Limits) -> Result<Command, FrameError> {
     let words: Vec<&str> = str::from_utf8(line)?.trim_end_matches('\r').splitn(3, ' ').collect();
     match words[..] {
         ["sub", topic] => Ok(Command::subscribe(limits.topic(topic)?)),
-        ["sub", topic, since] => Ok(Command::subscribe_since(limits.topic(topic)?, since.parse()?)),
+        ["sub", topic, since] => Ok(Command::subscribe_since(limits.topic(topic)?, since.parse::<Since>()?)),
         ["unsub", topic] => Ok(Command::Unsubscribe { topic: limits.topic(topic)?, id: None }),
         ["pub", topic, data] => Command::publish(limits.topic(topic)?, data),
         _ => {

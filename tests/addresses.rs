@@ -68,12 +68,17 @@ struct Raw {
 
 impl Raw {
     async fn connect(from: [u8; 4], addr: SocketAddr) -> Self {
+        Self::try_connect(from, addr).await.unwrap()
+    }
+
+    /// An error if the server has reset the connection before the client has noticed that it is connected.
+    async fn try_connect(from: [u8; 4], addr: SocketAddr) -> std::io::Result<Self> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((from, 0))).unwrap();
-        let stream = timeout(DEADLINE, socket.connect(addr)).await.unwrap().unwrap();
+        let stream = timeout(DEADLINE, socket.connect(addr)).await.unwrap()?;
         // Fails if the server has reset the connection already.
         let _ = stream.set_nodelay(true);
-        Self { stream, received: Vec::new() }
+        Ok(Self { stream, received: Vec::new() })
     }
 
     /// Connects and sends bytes.

@@ -31,12 +31,12 @@ fn start(more: &[&str]) -> Ports {
     Ports { server, classic, http, admin }
 }
 
-fn address(line: &str) -> SocketAddr {
+pub(crate) fn address(line: &str) -> SocketAddr {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// The status, the head and the body of the answer to a GET request on a connection of its own.
-fn get(addr: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
+pub(crate) fn get(addr: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
@@ -53,7 +53,7 @@ fn status(addr: SocketAddr, path: &str) -> u16 {
 
 /// Asks until the status is this one, and returns the body.
 #[track_caller]
-fn until_status(addr: SocketAddr, path: &str, expected: u16) -> String {
+pub(crate) fn until_status(addr: SocketAddr, path: &str, expected: u16) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (status, _, body) = get(addr, path, "");

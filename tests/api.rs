@@ -180,3 +180,25 @@ fn a_client_library_keeps_its_connection_through_every_kind_of_request() {
     let output = std::process::Command::new("python3").args(["-c", SESSION, &port]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[tokio::test]
+async fn a_request_repeated_with_its_key_publishes_once() {
+    let server = Running::start(&["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let addr = http_address(&server);
+    let mut client = Http::events(addr, "topic=news", "").await;
+    client.id().await;
+    let publish = async |data: u64, key: &str| {
+        let message = json!({"topic": "news", "data": data});
+        ask(addr, "POST", "/api/publish", &format!("Idempotency-Key: {key}\r\n"), Some(message)).await
+    };
+    let (status, first) = publish(1, "order-17").await;
+    assert_eq!((status, &first["seq"], first.get("again")), (200, &json!(1), None));
+    let (status, again) = publish(2, "order-17").await;
+    assert_eq!((status, &again["seq"], &again["again"]), (200, &json!(1), &json!(true)));
+    assert_eq!(publish(3, "order-18").await.1["seq"], 2);
+    assert_eq!((client.message().await, client.message().await), ((1, json!(1)), (2, json!(3))));
+    let (status, error) = publish(4, "two words").await;
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("bad_publish")), "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the header Idempotency-Key: "), "{message}");
+}

@@ -73,6 +73,32 @@ fn a_result_that_cannot_be_drawn_is_reported_with_file_and_key() {
 }
 
 #[test]
+fn a_picture_of_throughput_has_a_curve_for_each_server_and_a_point_for_each_number_of_subscribers() {
+    let folder = tempdir().unwrap();
+    let (measured, svg) = (folder.path().join("throughput.csv"), folder.path().join("throughput.svg"));
+    let rows = "server,subscribers,deliveries_per_second\n<Janus> & co,1,7e5\n<Janus> & co,100,8e6\nfloor,1,9e5\nfloor,100,1e7\nfloor,100,2e7\n";
+    std::fs::write(&measured, rows).unwrap();
+    let arguments = [measured.to_str().unwrap(), "--out", svg.to_str().unwrap()];
+    let output = script("throughput.py", &arguments);
+    assert_exit(&output, 0);
+    assert_eq!(text(&output.stderr), "");
+    let elements = elements(&svg);
+    let count = |name: &str| elements.iter().filter(|element| *element == name).count();
+    assert_eq!((count("polyline curve"), count("circle")), (2, 4), "{elements:?}");
+    for (content, expected) in [
+        ("", "expected the columns"),
+        ("{}", "scenarios"),
+        ("server,subscribers,deliveries_per_second\n", "no measurement"),
+    ] {
+        std::fs::write(&measured, content).unwrap();
+        let output = script("throughput.py", &arguments);
+        assert_exit(&output, 2);
+        let told = text(&output.stderr);
+        assert!(told.contains("throughput.csv: ") && told.contains(expected) && !told.contains("Traceback"), "{told}");
+    }
+}
+
+#[test]
 fn a_comparison_of_janus_with_itself_needs_no_other_server() {
     let folder = tempdir().unwrap();
     let out = folder.path().join("out.json");

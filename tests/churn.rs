@@ -109,7 +109,9 @@ async fn topics_of_departed_clients_make_room_and_their_sessions_resume() {
     for topic in ["d", "e"] {
         newcomer.subscribe(topic).await;
     }
-    assert_eq!((janus.topic_info("a"), janus.topic_info("b")), (None, None), "the oldest have made room");
+    let left = ["a", "b", "c"].into_iter().filter(|topic| janus.topic_info(topic).is_some()).count();
+    // Topics of several homes that were left together were left in no order.
+    assert_eq!(left, 1, "two have made room");
     unsubscribe(&mut newcomer, "d").await;
     unsubscribe(&mut newcomer, "e").await;
     until("they are left", || ["d", "e"].iter().all(|topic| subscribers(&janus, topic) == Some(0))).await;

@@ -381,6 +381,8 @@ fn a_kernel_that_lacks_an_option_of_tcp_is_worth_one_warning() {
         server.error_line(&format!(
             "WARN  janus_core::connection::socket_options] this system has no {name} for its sockets"
         ));
+        let about_io_uring = server.error_line("");
+        assert!(about_io_uring.contains("io_uring"), "{about_io_uring}");
         let next = server.error_line("");
         assert!(next.contains("listening on "), "{next}");
         connect(next.rsplit(' ').next().unwrap());

@@ -28,6 +28,19 @@ pub(crate) fn binary(arguments: &[&str]) -> Command {
     command
 }
 
+/// The command, run by another program that takes the command at the end of its own arguments.
+pub(crate) fn under(program: &[&str], command: &Command) -> Command {
+    let mut whole = Command::new(program[0]);
+    whole.args(&program[1..]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => whole.env(name, value),
+            None => whole.env_remove(name),
+        };
+    }
+    whole
+}
+
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -56,16 +69,7 @@ impl Running {
 
     /// Starts the binary with `limit` descriptors as its hard limit, which the binary cannot raise.
     pub(crate) fn start_with_descriptors(arguments: &[&str], limit: u32) -> Self {
-        let binary = binary(arguments);
-        let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={limit}")).arg("--").arg(binary.get_program()).args(binary.get_args());
-        for (name, value) in binary.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        Self::spawn(&mut command)
+        Self::spawn(&mut under(&["prlimit", &format!("--nofile={limit}"), "--"], &binary(arguments)))
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -101,6 +105,12 @@ impl Running {
     pub(crate) fn rest_of_errors(mut self) -> String {
         wait(&mut self.child);
         self.errors.iter().map(|line| line + "\n").collect()
+    }
+
+    /// Waits for the end of the process, and returns its status and all lines of standard error not read yet.
+    pub(crate) fn ended(mut self) -> (ExitStatus, String) {
+        let status = wait(&mut self.child);
+        (status, self.errors.iter().map(|line| line + "\n").collect())
     }
 
     /// Closes the test's end of the binary's standard output.

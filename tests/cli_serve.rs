@@ -60,7 +60,8 @@ fn the_memory_budget_is_logged_with_its_origin() {
 #[test]
 fn a_default_limit_causes_no_warning() {
     for (arguments, warned) in [(&["--log", "info"][..], false), (&["--max-connections", "100000"], true)] {
-        let server = Running::start_with_descriptors(&[&["--listen", "127.0.0.1:0"], arguments].concat(), 1_000);
+        let server =
+            Running::start_with_descriptors(&[&["--listen", "127.0.0.1:0", "--homes", "1"], arguments].concat(), 1_000);
         server.error_line("1000 descriptors allow 913 clients");
         assert_eq!(server.error_line("").contains("max_connections is lowered from 100000 to 913"), warned);
     }

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use janus_core::supervision::{ExitReason, State};
-use janus_core::{Config, Fault, Janus, Message, PublishError, SessionToken};
+use janus_core::{Config, Fault, IoUring, Janus, Message, PublishError, SessionToken};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{Client, Close, DEADLINE, publish_frame, serve, subscribe_frame, subscribers, topic_actor, until};
+use crate::support::{
+    Client, Close, DEADLINE, publish_frame, serve, serve_as_said, subscribe_frame, subscribers, topic_actor, until,
+};
 
 const SUBSCRIBERS: usize = 1_000;
 
@@ -168,6 +170,10 @@ struct Scene {
 impl Scene {
     async fn new(config: Config) -> Self {
         let (janus, addr) = serve(config).await;
+        Self::on(janus, addr).await
+    }
+
+    async fn on(janus: Janus, addr: SocketAddr) -> Self {
         let crowd = Crowd::subscribe(addr, "crowd", SUBSCRIBERS).await;
         let others = Crowd::subscribe(addr, "others", 100).await;
         let publisher = Publisher::start(addr, "crowd").await;
@@ -249,9 +255,9 @@ async fn a_crash_of_a_topic_loses_no_message_and_spares_other_topics() {
 
 #[tokio::test]
 async fn a_topic_that_crashes_during_delivery_delivers_exactly_once() {
-    // Without help, and with senders at work on the same pass.
-    for threads in [1, 3] {
-        let scene = Scene::new(Config { threads, ..Config::default() }).await;
+    // Without help, and with senders at work on the same pass; sends together, and each by itself.
+    for (threads, io_uring) in [(1, IoUring::Auto), (3, IoUring::Auto), (3, IoUring::Off)] {
+        let scene = Scene::new(Config { threads, io_uring, ..Config::default() }).await;
         scene.janus.inject(Fault::TopicSend(1_500));
         until("a topic restarts", || scene.topic_restarts("crowd") + scene.topic_restarts("others") > 0).await;
         scene.assert_unnoticed().await;
@@ -377,7 +383,9 @@ async fn a_detached_session_is_listed_no_longer_than_its_time() {
 #[tokio::test]
 async fn clients_do_not_notice_an_acceptor_crash_and_the_port_reopens() {
     let scene = Scene::new(Config::default()).await;
-    let acceptor = format!("acceptor {}", scene.addr);
+    let tree = scene.janus.tree();
+    let acceptor = tree.children.iter().find(|child| child.name.starts_with("acceptor ")).expect("there is one");
+    let acceptor = acceptor.name.to_string();
     crash_and_restart(&scene, Fault::Acceptor, &acceptor).await;
     Client::connect(scene.addr).await.subscribe("crowd too").await;
     scene.assert_unnoticed().await;
@@ -385,13 +393,32 @@ async fn clients_do_not_notice_an_acceptor_crash_and_the_port_reopens() {
 
 #[tokio::test]
 async fn the_claimed_piece_of_a_dead_sender_is_finished_by_the_others() {
-    let scene = Scene::new(Config { threads: 3, ..Config::default() }).await;
-    for _ in 0..3 {
-        let before = scene.restarts("sender 1") + scene.restarts("sender 2");
-        scene.janus.inject(Fault::SenderSend(10));
-        until("a sender restarts", || scene.restarts("sender 1") + scene.restarts("sender 2") > before).await;
+    for io_uring in [IoUring::Auto, IoUring::Off] {
+        let scene = Scene::new(Config { threads: 3, io_uring, ..Config::default() }).await;
+        for _ in 0..3 {
+            let before = scene.restarts("sender 1") + scene.restarts("sender 2");
+            scene.janus.inject(Fault::SenderSend(10));
+            until("a sender restarts", || scene.restarts("sender 1") + scene.restarts("sender 2") > before).await;
+        }
+        scene.assert_unnoticed().await;
     }
-    scene.assert_unnoticed().await;
+}
+
+#[tokio::test]
+async fn the_claimed_piece_of_a_dead_helping_home_is_finished_by_the_others() {
+    for io_uring in [IoUring::Auto, IoUring::Off] {
+        let (janus, addr) = serve_as_said(Config { threads: 2, homes: 2, io_uring, ..Config::default() }).await;
+        let scene = Scene::on(janus, addr).await;
+        let homes = ["home 1", "home 2"];
+        let deaths =
+            || homes.map(|home| scene.janus.tree().find(home).and_then(|home| home.find("errands")).unwrap().restarts);
+        for _ in 0..3 {
+            let before: u64 = deaths().iter().sum();
+            scene.janus.inject(Fault::HelperSend(10));
+            until("a helping home's task restarts", || deaths().iter().sum::<u64>() > before).await;
+        }
+        scene.assert_unnoticed().await;
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 use crate::cli_run::{PATIENCE, Running, binary};
+use crate::cluster::redis_server::RedisServer;
 use crate::devtools::Tab;
 
 /// A topic whose name would be an element, if a script took names for HTML.
@@ -131,6 +132,31 @@ fn the_overview_has_charts_with_points_and_shows_strangers_names_as_text() {
     tab.click("#all-figures summary");
     names_once(&mut tab, "stats", "names.includes('connections') && names.includes('deliveries')");
     assert_eq!(tab.eval("document.querySelectorAll('img').length"), 0);
+    assert_untroubled(&mut tab);
+}
+
+#[test]
+fn the_overview_names_the_nodes_and_says_which_part_of_the_engine_is_away() {
+    let (one, mut other) = (RedisServer::start(), RedisServer::start());
+    let engine = format!("{},{}", one.url(), other.url());
+    let node = |name| {
+        let times = [("JANUS_ENGINE_TIMEOUT", "500 ms"), ("JANUS_ENGINE_GRACE", "500 ms")];
+        Server::start_with(&[], &[&[("JANUS_ENGINE", &*engine), ("JANUS_NODE_NAME", name)], &times[..]].concat())
+    };
+    let (left, _right) = (node("left"), node(HOSTILE));
+    let mut tab = Tab::start(1_400);
+    open(&mut tab, &left, "overview");
+    // A node that has just started says of itself that it is not ready yet.
+    let names = [&*format!("{HOSTILE}, up "), "left, up "];
+    tab.until(&format!(
+        "['2 nodes: ', ...{names:?}].every((text) => document.querySelector('#nodes').textContent.includes(text))"
+    ));
+    other.kill();
+    tab.until("document.querySelector('#state').textContent === 'degraded'");
+    let banner = tab.text("#banner-text");
+    assert!(banner.contains("no link to 1 of 2 servers") && banner.contains(&other.url()), "{banner}");
+    other.restart();
+    tab.until("document.querySelector('#state').textContent === 'live'");
     assert_untroubled(&mut tab);
 }
 

@@ -49,6 +49,11 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/OPERATIONS.md", "ssh ", "needs another machine"),
     ("docs/OPERATIONS.md", "podman ", "needs an engine; tests/packages/container.sh has one"),
     ("docs/OPERATIONS.md", "janus-server completions", "writes to the reader's home; tests/packages/run.sh loads them"),
+    ("docs/CLUSTER.md", "redis-server ", "needs fixed ports; tests/cluster.rs has servers on ports of their own"),
+    ("docs/CLUSTER.md", "JANUS_ENGINE=", "needs fixed ports; tests/cluster.rs has servers on ports of their own"),
+    ("docs/CLUSTER.md", "nginx ", "needs fixed ports; tests/cluster.rs has servers on ports of their own"),
+    ("docs/CLUSTER.md", "janus-server ", "needs fixed ports; tests/cluster.rs has servers on ports of their own"),
+    ("docs/CLUSTER.md", "curl ", "needs fixed ports; tests/cluster.rs has servers on ports of their own"),
     (
         "examples/web/README.md",
         "python3 examples/web/serve.py",

@@ -175,7 +175,7 @@ async fn an_instance_continues_the_topics_of_the_last() {
     assert_eq!((receipt.epoch, receipt.seq), (known[0].epoch, 2), "the topic is there for the subscriber that returns");
     let resumption = |topic, since| {
         let subscriber = second.subscribe_with(topic, SubscribeOptions::default().since(since)).unwrap();
-        let resumption = subscriber.resumption();
+        let resumption = subscriber.resumption().unwrap();
         (resumption.resumed, resumption.missed)
     };
     assert_eq!(resumption("news", known[0]), (true, 1));

@@ -10,7 +10,9 @@ use janus_core::hooks::{Client, ConnectRequest, Denied, Disconnect, DropReason, 
 use janus_core::wire::classic::client::attach;
 use janus_core::wire::websocket::client::ServerFrame;
 use janus_core::wire::{ErrorCode, Publication, TopicName, classic, v1, websocket};
-use janus_core::{Builder, Config, ConnectionOrder, ConnectionQuery, Janus, Namespace, SlowClient, SlowConsumer};
+use janus_core::{
+    Builder, Config, ConnectionOrder, ConnectionQuery, Janus, Namespace, SlowClient, SlowConsumer, WeakJanus,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -727,4 +729,35 @@ async fn an_event_stream_without_an_allowed_topic_ends_as_browsers_expect() {
     let stream = waiting.rest().await;
     assert!(stream.starts_with("HTTP/1.1 200 ") && stream.contains("\"error\":\"disconnected\""), "{stream}");
     janus.shutdown().await;
+}
+
+/// Tells the topic `door` of each client, with the handle of the instance.
+struct Doorbell(WeakJanus);
+
+impl Hooks for Doorbell {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        let janus = self.0.upgrade().ok_or_else(|| Denied::new("the instance is not there"))?;
+        janus.publish("door", "knock").await.map_err(|error| Denied::new(error.to_string()))?;
+        Ok(Identity::anonymous())
+    }
+}
+
+#[tokio::test]
+async fn hooks_that_are_made_with_the_handle_publish_and_do_not_keep_the_instance_running() {
+    let config = Config { listen: vec![own_address()], ..Config::default() };
+    let builder = Janus::builder().config(config).hooks_with(|janus| {
+        assert!(janus.upgrade().is_none(), "the instance is made after its hooks");
+        Doorbell(janus)
+    });
+    let janus = builder.start().await.unwrap();
+    let mut door = janus.subscribe("door").unwrap();
+    door.ready().await.unwrap();
+    let _client = Connection::connect(janus.local_addrs()[0]).await;
+    let heard = timeout(DEADLINE, door.next()).await.expect("a message in time");
+    let Some(janus_core::Event::Message(message)) = heard else { panic!("{heard:?}") };
+    assert_eq!(message.data(), "\"knock\"");
+    let weak = janus.downgrade();
+    janus.shutdown().await;
+    drop(janus);
+    until("the end of the instance", || weak.upgrade().is_none()).await;
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use janus_core::{
     Closed, Config, Epoch, Event, Fault, HistoryError, Janus, Namespace, Position, Resume, SlowConsumer,
     SubscribeError, SubscribeOptions, Subscriber,
@@ -136,7 +137,7 @@ async fn under_disconnect_a_full_queue_ends_a_resumable_subscription() {
     assert_eq!(next(&mut subscriber).await, Event::Closed(Closed::SlowConsumer));
     assert_eq!(subscriber.next().await, None);
     let mut again = janus.subscribe_with("news", options.since(subscriber.position())).unwrap();
-    assert_eq!((again.resumption().resumed, again.resumption().missed), (true, 9));
+    assert_eq!((again.resumption().unwrap().resumed, again.resumption().unwrap().missed), (true, 9));
     assert_eq!(up_to(&mut again, 10).await, (2..=10).map(Ok).collect::<Vec<_>>());
 }
 
@@ -160,13 +161,13 @@ async fn an_unavailable_position_is_answered_with_the_first_available() {
     handed_out(&janus, "news").await;
     let resume = |position| janus.subscribe_with("news", SubscribeOptions::default().since(position)).unwrap();
     for (seq, resumed) in [(0, false), (1, false), (2, true), (5, true), (6, false), (u64::MAX, false)] {
-        let resumption = resume(Position { seq, ..start }).resumption();
+        let resumption = resume(Position { seq, ..start }).resumption().unwrap();
         assert_eq!(resumption.resumed, resumed, "since {seq}");
         assert_eq!(resumption.first_available, Position { seq: 3, ..start }, "since {seq}");
         assert_eq!(resumption.missed, if resumed { 5 - seq } else { 0 });
     }
     let mut other_life = resume(Position { epoch: Epoch::new(start.epoch.number() ^ 1), seq: 4 });
-    assert!(!other_life.resumption().resumed);
+    assert!(!other_life.resumption().unwrap().resumed);
     publish(&janus, "news", 6..=6).await;
     assert_eq!(number(&mut other_life).await, 6, "it goes on live");
 }
@@ -214,8 +215,8 @@ async fn a_forbidden_name_and_a_topic_beyond_the_limit_are_refused() {
 async fn history_holds_the_latest_messages_within_limits_if_enabled() {
     let config = with_history(Namespace { history: true, history_messages: 5, ..Namespace::default() });
     let (janus, _) = serve(config).await;
-    assert_eq!(janus.history("news", None, 10).unwrap_err(), HistoryError::NotKept);
-    let empty = janus.history("kept:a", None, 10).unwrap();
+    assert_eq!(janus.history("news", None, 10).await.unwrap_err(), HistoryError::NotKept);
+    let empty = janus.history("kept:a", None, 10).await.unwrap();
     assert_eq!(
         (empty.messages.len(), empty.complete, empty.position),
         (0, true, Position { epoch: Epoch::NONE, seq: 0 })
@@ -223,10 +224,10 @@ async fn history_holds_the_latest_messages_within_limits_if_enabled() {
     // The topic has no subscribers; a later subscriber may ask for the history.
     publish(&janus, "kept:a", 1..=8).await;
     let seqs = |since: Option<Position>, limit| {
-        let history = janus.history("kept:a", since, limit).unwrap();
+        let history = janus.history("kept:a", since, limit).now_or_never().unwrap().unwrap();
         (history.messages.iter().map(|message| message.parse::<u64>().unwrap()).collect::<Vec<_>>(), history.complete)
     };
-    let all = janus.history("kept:a", None, 100).unwrap();
+    let all = janus.history("kept:a", None, 100).await.unwrap();
     assert_eq!(all.position.seq, 8);
     assert_eq!(seqs(None, 100), (vec![4, 5, 6, 7, 8], true));
     assert_eq!(seqs(None, 2), (vec![7, 8], true));
@@ -240,7 +241,7 @@ async fn history_holds_the_latest_messages_within_limits_if_enabled() {
     assert_eq!(seqs(Some(Position { epoch: Epoch::new(1), seq: 6 }), 100), (vec![4, 5, 6, 7, 8], false));
     // Subscribing since the position of a history continues right after the history.
     let mut subscriber = janus.subscribe_with("kept:a", SubscribeOptions::default().since(all.position)).unwrap();
-    assert!(subscriber.resumption().resumed);
+    assert!(subscriber.resumption().unwrap().resumed);
     publish(&janus, "kept:a", 9..=9).await;
     assert_eq!(number(&mut subscriber).await, 9);
 }
@@ -249,14 +250,14 @@ async fn history_holds_the_latest_messages_within_limits_if_enabled() {
 async fn a_history_survives_a_cold_restart_for_an_up_to_date_subscriber() {
     let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
     publish(&janus, "kept:a", 1..=3).await;
-    let before = janus.history("kept:a", None, 100).unwrap().position;
+    let before = janus.history("kept:a", None, 100).await.unwrap().position;
     for restarts in 1..=3 {
         janus.inject(Fault::Topic("kept:a".to_owned()));
         until("the topic has restarted", || runs_after_restarts(&janus, "kept:a", restarts)).await;
     }
     publish(&janus, "kept:a", 4..=5).await;
     let seqs = |since| {
-        let history = janus.history("kept:a", Some(since), 100).unwrap();
+        let history = janus.history("kept:a", Some(since), 100).now_or_never().unwrap().unwrap();
         assert_ne!(history.position.epoch, before.epoch, "it was a cold one");
         (history.messages.iter().map(|message| message.seq()).collect::<Vec<_>>(), history.complete)
     };
@@ -269,11 +270,11 @@ async fn a_history_survives_a_cold_restart_for_an_up_to_date_subscriber() {
 async fn a_history_cut_by_its_limit_reports_the_cut_and_continues_there() {
     let (janus, _) = serve(with_history(Namespace { history: true, ..Namespace::default() })).await;
     publish(&janus, "kept:a", 1..=5).await;
-    let latest = janus.history("kept:a", None, 2).unwrap();
+    let latest = janus.history("kept:a", None, 2).await.unwrap();
     assert_eq!((latest.position.seq, latest.complete, latest.more), (5, true, false), "nothing follows the latest");
     let (mut since, mut parts) = (Position { seq: 0, ..latest.position }, Vec::new());
     loop {
-        let part = janus.history("kept:a", Some(since), 2).unwrap();
+        let part = janus.history("kept:a", Some(since), 2).await.unwrap();
         assert!(part.complete, "a limit loses nothing: {part:?}");
         parts.push(part.messages.iter().map(|message| message.parse::<u64>().unwrap()).collect::<Vec<_>>());
         since = part.position;
@@ -283,12 +284,12 @@ async fn a_history_cut_by_its_limit_reports_the_cut_and_continues_there() {
     }
     assert_eq!(parts, [vec![1, 2], vec![3, 4], vec![5]]);
     // A limit that is met exactly cuts nothing off, and a position of another epoch is before every message.
-    let all = janus.history("kept:a", Some(Position { epoch: Epoch::new(1), seq: 4 }), 5).unwrap();
+    let all = janus.history("kept:a", Some(Position { epoch: Epoch::new(1), seq: 4 }), 5).await.unwrap();
     assert_eq!((all.messages.len(), all.position, all.complete, all.more), (5, latest.position, false, false));
-    let none = janus.history("kept:a", Some(latest.position), 1).unwrap();
+    let none = janus.history("kept:a", Some(latest.position), 1).await.unwrap();
     assert_eq!((none.messages.len(), none.position, none.complete, none.more), (0, latest.position, true, false));
     // Subscribing at the end of a part continues right there, too.
-    let first = janus.history("kept:a", Some(Position { seq: 0, ..latest.position }), 3).unwrap();
+    let first = janus.history("kept:a", Some(Position { seq: 0, ..latest.position }), 3).await.unwrap();
     let options = SubscribeOptions::default().since(first.position);
     let mut subscriber = janus.subscribe_with("kept:a", options).unwrap();
     assert_eq!(up_to(&mut subscriber, 5).await, [Ok(4), Ok(5)]);
@@ -306,9 +307,12 @@ async fn history_is_limited_by_bytes_and_by_age() {
         janus.publish("bytes:a", &"x".repeat(200)).await.unwrap();
         janus.publish("age:a", "old").await.unwrap();
     }
-    let kept = janus.history("bytes:a", None, 100).unwrap().messages;
+    let kept = janus.history("bytes:a", None, 100).await.unwrap().messages;
     assert!((2..=4).contains(&kept.len()), "{} messages of more than 200 bytes in 1 KiB", kept.len());
-    until("what is old is gone", || janus.history("age:a", None, 100).unwrap().messages.is_empty()).await;
+    until("what is old is gone", || {
+        janus.history("age:a", None, 100).now_or_never().unwrap().unwrap().messages.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -319,7 +323,7 @@ async fn an_unused_topic_lives_as_long_as_its_history() {
     publish(&janus, "kept:a", 1..=1).await;
     drop(janus.subscribe("brief").unwrap());
     until("an unused topic has ended", || janus.topic_info("brief").is_none()).await;
-    assert_eq!(janus.history("kept:a", None, 10).unwrap().messages.len(), 1);
+    assert_eq!(janus.history("kept:a", None, 10).await.unwrap().messages.len(), 1);
     until("the topic ends with its history", || janus.topic_info("kept:a").is_none()).await;
 }
 
@@ -352,7 +356,7 @@ async fn a_program_resumes_from_all_messages_kept_by_its_topics() {
         publish(&janus, "news", 1..=2).await;
         handed_out(&janus, "news").await;
         let options = SubscribeOptions::default().since(keeper.position());
-        let resumption = janus.subscribe_with("news", options).unwrap().resumption();
+        let resumption = janus.subscribe_with("news", options).unwrap().resumption().unwrap();
         let expected = (missed.is_some(), missed.unwrap_or(0));
         assert_eq!((resumption.resumed, resumption.missed), expected, "{resume}, history {history}");
     }
@@ -543,7 +547,7 @@ impl Walk {
         let epoch = if stranger { Epoch::new(!at.epoch.number()) } else { at.epoch };
         let since = Position { epoch, seq: at.seq.saturating_add_signed(offset) };
         let subscriber = self.janus.subscribe_with("t", self.options.since(since)).unwrap();
-        let (resumption, last) = (subscriber.resumption(), self.last);
+        let (resumption, last) = (subscriber.resumption().unwrap(), self.last);
         let first = resumption.first_available;
         // A position of the previous epoch leads here if no message was missed between the two.
         let leads_here = since.epoch == self.current

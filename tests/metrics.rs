@@ -87,7 +87,7 @@ async fn a_scrape_is_strict_and_its_counters_only_rise() {
 
 #[tokio::test]
 async fn labels_have_closed_sets_of_values_whatever_strangers_send() {
-    let server = start(&[]);
+    let server = start(&["--threads", "2", "--homes", "2"]);
     let mut client = server.client().await;
     for topic in ["chat:lobby", "stranger:1", "default:x", "no namespace"] {
         client.subscribe(topic).await;
@@ -109,7 +109,7 @@ async fn labels_have_closed_sets_of_values_whatever_strangers_send() {
         ("namespace", vec!["chat", "default"]),
         ("transport", transports.to_vec()),
         ("via", [&transports[..], &["api"]].concat()),
-        ("thread", vec!["home", "control", "application"]),
+        ("thread", vec!["home-1", "home-2", "control", "application"]),
         ("policy", vec!["drop_oldest", "drop_newest", "conflate"]),
     ];
     for (label, set) in sets {
@@ -127,7 +127,7 @@ async fn labels_have_closed_sets_of_values_whatever_strangers_send() {
 
 #[tokio::test]
 async fn the_figures_follow_a_client_from_its_connection_to_its_end() {
-    let server = start(&[]);
+    let server = start(&["--homes", "1"]);
     let mut client = server.client().await;
     client.subscribe("chat:lobby").await;
     let mut publisher = server.client().await;

@@ -47,14 +47,48 @@ impl Server {
     }
 }
 
-/// nginx with the documented configuration, on an address and with a certificate of the test.
-struct Nginx {
+/// nginx with a documented configuration, on an address of the test.
+pub(crate) struct Nginx {
     child: Child,
     address: SocketAddr,
     folder: TempDir,
 }
 
+/// What a configuration has in a test, in front of the rest and at the beginning of its http block.
+fn of_the_test(folder: &TempDir) -> [String; 2] {
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = kinds.map(|kind| format!("{kind}_temp_path {};", path(kind))).concat();
+    [
+        format!("daemon off; pid {}; error_log {};", path("pid"), path("errors")),
+        format!("access_log {}; {temporary}", path("requests")),
+    ]
+}
+
 impl Nginx {
+    /// With a whole configuration, which listens on this address.
+    pub(crate) fn with(configuration: &str, address: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [main, http] = of_the_test(&folder);
+        let configuration = configuration.replacen("http {", &format!("http {{ {http}"), 1);
+        fs::write(folder.path().join("nginx.conf"), main + &configuration).unwrap();
+        Self::run(folder, address)
+    }
+
+    /// With the file `nginx.conf` of the folder.
+    fn run(folder: TempDir, address: SocketAddr) -> Self {
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let child = Command::new("nginx")
+            .args(["-c", &path("nginx.conf"), "-e", &path("errors")])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("this test needs nginx: run tests/run.sh, which installs it");
+        let nginx = Self { child, address, folder };
+        nginx.wait_until_it_listens();
+        nginx
+    }
+
+    /// In front of a server and a site, with a certificate of the test.
     fn start(janus: SocketAddr, site: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -72,25 +106,11 @@ impl Nginx {
             server = server.replace(documented, here);
         }
         fs::write(path("server.conf"), server).unwrap();
-        let main = format!(
-            "daemon off; pid {}; error_log {}; events {{ worker_connections 1024; }} http {{ access_log {}; {} include {}; }}",
-            path("pid"),
-            path("errors"),
-            path("requests"),
-            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .map(|kind| format!("{kind}_temp_path {};", path(kind)))
-                .concat(),
-            path("server.conf"),
-        );
-        fs::write(path("nginx.conf"), main).unwrap();
-        let child = Command::new("nginx")
-            .args(["-c", &path("nginx.conf"), "-e", &path("errors")])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("this test needs nginx: run tests/run.sh, which installs it");
-        let nginx = Self { child, address, folder };
-        nginx.wait_until_it_listens();
-        nginx
+        let [main, http] = of_the_test(&folder);
+        let events = "events { worker_connections 1024; }";
+        let whole = format!("{main} {events} http {{ {http} include {}; }}", path("server.conf"));
+        fs::write(path("nginx.conf"), whole).unwrap();
+        Self::run(folder, address)
     }
 
     fn wait_until_it_listens(&self) {
@@ -223,18 +243,20 @@ fn nginx_answers_for_an_absent_server_in_the_clients_format() {
     }
 }
 
-/// How many connections with this local port are in each of these states, by the kernel's numbers.
+/// How many connections with this local address are in each of these states, by the kernel's numbers. Other tests may
+/// have used the same port of another address a moment before.
 #[cfg(target_os = "linux")]
-fn connections(port: u16, states: [&str; 2]) -> [usize; 2] {
+fn connections(addr: SocketAddr, states: [&str; 2]) -> [usize; 2] {
+    let SocketAddr::V4(addr) = addr else { panic!("{addr} is in another table") };
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let port = format!(":{port:04X}");
-    let of_port = table.lines().filter_map(|line| {
+    let local_addr = format!("{:08X}:{:04X}", u32::from_ne_bytes(addr.ip().octets()), addr.port());
+    let of_addr = table.lines().filter_map(|line| {
         let mut columns = line.split_whitespace().skip(1);
         let (local, _, state) = (columns.next()?, columns.next()?, columns.next()?);
-        local.ends_with(&port).then_some(state)
+        (local == local_addr).then_some(state)
     });
-    let of_port: Vec<&str> = of_port.collect();
-    states.map(|state| of_port.iter().filter(|of_line| **of_line == state).count())
+    let of_addr: Vec<&str> = of_addr.collect();
+    states.map(|state| of_addr.iter().filter(|of_line| **of_line == state).count())
 }
 
 #[cfg(target_os = "linux")]
@@ -272,7 +294,7 @@ fn nginx_keeps_its_connections_to_the_server() {
         );
         assert!(exchange(&nginx, &topics).starts_with("HTTP/1.1 200 OK"));
     }
-    let [open, waiting] = connections(http.port(), [ESTABLISHED, TIME_WAIT]);
+    let [open, waiting] = connections(http, [ESTABLISHED, TIME_WAIT]);
     assert!((1..=4).contains(&open) && waiting == 0, "{open} connections, {waiting} in TIME_WAIT");
 }
 

@@ -16,8 +16,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
+use janus_core::engine::{Engine, Link, LinkError, NodeId};
 use janus_core::hooks::Hooks;
-use janus_core::{Config, Janus, Reloaded};
+use janus_core::{Builder, Config, Janus, Reloaded};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -42,9 +44,9 @@ const CHECKS: &[(&str, Check)] = checks! {
         max_refusals, max_frame_bytes, frame_timeout, heartbeat_interval, pong_timeout, tcp_keepalive, tcp_user_timeout,
         send_buffer_bytes, client_bytes_rate, client_subscribe_rate, rate_patience, max_connections_per_user, user_limit;
     topics: max_topics, max_topic_bytes, max_topics_per_client, address_share, topic_idle, allow_publish, session_ttl,
-        max_detached_sessions, resume_messages, resume_bytes, resume_age, history, history_messages, history_bytes,
-        history_age, resume, slow_consumer, client_publish_rate, anonymous_subscribe, topic_quarantine;
-    delivery: inline_subscribers, coalesce_bytes, max_inflight_frames, max_inflight_bytes, max_queue_frames,
+        max_detached_sessions, idempotency_ttl, max_idempotency_keys, resume_messages, resume_bytes, resume_age, history, history_messages, history_bytes,
+        history_age, clustered, resume, slow_consumer, client_publish_rate, anonymous_subscribe, topic_quarantine;
+    delivery: inline_subscribers, coalesce_bytes, coalesce_max_bytes, max_inflight_frames, max_inflight_bytes, max_queue_frames,
         max_queue_bytes, write_timeout, stall_timeout, memory_budget_bytes, input_share, drain_timeout, drain_period,
         restart_time, token_grace, max_revocations, hook_timeout, max_hook_questions, hook_queue;
     binary: api_key, max_api_connections, api_idle_timeout, drain_delay, log;
@@ -115,12 +117,21 @@ impl Live {
         Self::start_with(change, NoHooks).await
     }
 
+    /// A node of a cluster whose engine never answers.
+    async fn start_in_cluster() -> Self {
+        Self::start_of(Janus::builder().engine(Silent), |_| {}).await
+    }
+
     async fn start_with(change: impl FnOnce(&mut Config), hooks: impl Hooks) -> Self {
+        Self::start_of(Janus::builder().hooks(hooks), change).await
+    }
+
+    async fn start_of(builder: Builder, change: impl FnOnce(&mut Config)) -> Self {
         let _ = env_logger::builder().is_test(true).try_init();
         let mut config = Config { drain_period: Duration::ZERO, threads: 2, ..Config::default() };
         (config.listen, config.http_listen) = (vec![own_address()], vec![own_address()]);
         change(&mut config);
-        let janus = Janus::builder().config(config.clone()).hooks(hooks).start().await.unwrap();
+        let janus = builder.config(config.clone()).start().await.unwrap();
         let addrs = janus.local_addrs();
         let http = *addrs.last().unwrap();
         Self { classic: addrs[0], http, janus, config }
@@ -167,6 +178,20 @@ impl Live {
     /// The code of the error with which a new connection begins.
     async fn refusal(&self) -> String {
         Client::connect_silently(self.classic).await.error_code().await
+    }
+}
+
+/// An engine that never answers.
+#[derive(Debug)]
+struct Silent;
+
+impl Engine for Silent {
+    fn name(&self) -> &'static str {
+        "silent"
+    }
+
+    fn connect(&self, _: usize, _: NodeId) -> LocalBoxFuture<'static, Result<Box<dyn Link>, LinkError>> {
+        Box::pin(std::future::pending())
     }
 }
 

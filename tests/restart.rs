@@ -217,7 +217,7 @@ impl Client<'_> {
     async fn converse(&mut self, mut stream: TlsStream<TcpStream>) -> Option<Duration> {
         let mut opening = websocket::upgrade("localhost", "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
         opening.extend(websocket::text(&v1::hello(None, None), MASK));
-        opening.extend(websocket::text(&v1::subscribe(Some(1), TOPIC, self.seen), MASK));
+        opening.extend(websocket::text(&v1::subscribe(Some(1), TOPIC, self.seen.map(Into::into)), MASK));
         stream.write_all(&opening).await.ok()?;
         let (mut head, mut decoder, mut told) = (Vec::new(), ServerDecoder::new(), None);
         let mut bytes = [0; 2_048];
@@ -285,7 +285,8 @@ impl Client<'_> {
                     self.is_rewinding = true;
                     answer.extend(websocket::text(&v1::unsubscribe(Some(2), TOPIC), MASK));
                     let from_the_first = Some(Position { seq: 0, ..position });
-                    answer.extend(websocket::text(&v1::subscribe(Some(3), TOPIC, from_the_first), MASK));
+                    answer
+                        .extend(websocket::text(&v1::subscribe(Some(3), TOPIC, from_the_first.map(Into::into)), MASK));
                 }
                 _ => self.seen = Some(position),
             }

@@ -210,11 +210,11 @@ async fn a_websocket_before_its_hello_is_accounted_with_its_head() {
     for _ in 0..20 {
         clients.push(upgraded(http, HEAD).await);
     }
-    assert!(used(&janus) > 20 * (1_880 + HEAD), "{}", used(&janus));
+    assert!(used(&janus) > 20 * (1_010 + HEAD), "{}", used(&janus));
     for client in &mut clients {
         client.write_all(HELLO).await.unwrap();
     }
-    until("the heads are forgotten", || used(&janus) == 20 * 1_880).await;
+    until("the heads are forgotten", || used(&janus) == 20 * 1_010).await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_client_waiting_for_a_hook_is_accounted_with_its_head() {
     let mut client = upgraded(http, HEAD).await;
     client.write_all(HELLO).await.unwrap();
     until("it is asked about", || undecided.asked.load(Ordering::Relaxed) == 1).await;
-    assert!(used(&janus) > 1_880 + HEAD, "{}", used(&janus));
+    assert!(used(&janus) > 1_010 + HEAD, "{}", used(&janus));
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn the_memory_of_many_websocket_heads_is_bounded() {
     let mut clients = Vec::new();
     for _ in 0..400 {
         clients.push(upgraded(http, HEAD).await);
-        assert!(used(&janus) < BOUND + 401 * 1_880 + READ, "{:?}", janus.stats());
+        assert!(used(&janus) < BOUND + 401 * 1_010 + READ, "{:?}", janus.stats());
     }
     until("some are closed", || closed(&janus) > 0).await;
     let mut words = Vec::new();

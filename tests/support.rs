@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use janus_core::supervision::{State, Tree};
-use janus_core::{Config, Janus};
+use janus_core::{Config, IoUring, Janus};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -42,16 +42,35 @@ pub(crate) fn own_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// Starts a server on an address of its own.
+/// Starts a server on an address of its own, with one home arbiter on any machine, or with as many as `JANUS_TEST_HOMES`
+/// says, and as many senders as otherwise.
 pub(crate) async fn serve(config: Config) -> (Janus, SocketAddr) {
+    let homes = std::env::var("JANUS_TEST_HOMES").map_or(1, |homes| homes.parse().expect("a number"));
+    serve_as_said(Config { threads: config.threads + homes - 1, homes, ..config }).await
+}
+
+/// The same with the home arbiters of the settings.
+pub(crate) async fn serve_as_said(config: Config) -> (Janus, SocketAddr) {
     let _ = env_logger::builder().is_test(true).try_init();
     // A test without a drain period does not wait for the default period.
     let asked_for = config.drain_period != Config::default().drain_period;
     let drain_period = if asked_for { config.drain_period } else { Duration::ZERO };
-    let config = Config { listen: vec![own_address()], drain_period, ..config };
+    let config = Config { listen: vec![own_address()], drain_period, io_uring: io_uring(&config), ..config };
     let janus = Janus::builder().config(config).start().await.expect("the server starts");
     let addr = janus.local_addrs()[0];
     (janus, addr)
+}
+
+/// The way to the kernel: of the test if it asks for one, or else of the variable `JANUS_TEST_IO_URING`, so that all tests
+/// can be run either way.
+fn io_uring(config: &Config) -> IoUring {
+    match std::env::var("JANUS_TEST_IO_URING").as_deref() {
+        _ if config.io_uring != IoUring::default() => config.io_uring,
+        Ok("off") => IoUring::Off,
+        Ok("on") => IoUring::On,
+        Ok(other) if other != "auto" => panic!("JANUS_TEST_IO_URING={other}: auto, on or off"),
+        _ => IoUring::Auto,
+    }
 }
 
 /// Waits until `condition` holds.

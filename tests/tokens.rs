@@ -36,16 +36,16 @@ fn now() -> u64 {
 }
 
 /// A token of a user for an hour.
-fn token(key: &SigningKey, user: &str, subscribe: &[&str]) -> String {
+pub(crate) fn token(key: &SigningKey, user: &str, subscribe: &[&str]) -> String {
     let hour = Duration::from_secs(3_600);
     key.sign(&NewToken::new(user).subscribe(subscribe.iter().copied()).good_for(hour)).unwrap()
 }
 
 /// A WebSocket of `janus.v1.json`.
-struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
-    async fn connect(addr: SocketAddr, target: &str, headers: &[(&'static str, &str)]) -> Self {
+    pub(crate) async fn connect(addr: SocketAddr, target: &str, headers: &[(&'static str, &str)]) -> Self {
         let mut request = format!("ws://{addr}{target}").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
@@ -54,7 +54,7 @@ impl Socket {
     }
 
     /// Says hello, with a token if there is one; returns the `welcome` or the `bye`.
-    async fn hello(addr: SocketAddr, token: Option<&str>) -> (Self, Value) {
+    pub(crate) async fn hello(addr: SocketAddr, token: Option<&str>) -> (Self, Value) {
         let mut socket = Self::connect(addr, "/ws", &[]).await;
         let hello = match token {
             Some(token) => json!({"type": "hello", "auth": token}),
@@ -64,14 +64,26 @@ impl Socket {
         (socket, answer)
     }
 
-    async fn hear(&mut self) -> Value {
-        match timeout(DEADLINE, self.0.next()).await.expect("something comes") {
-            Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
-            other => panic!("{other:?}"),
+    /// The next message; heartbeats may come before.
+    pub(crate) async fn hear(&mut self) -> Value {
+        loop {
+            match timeout(DEADLINE, self.0.next()).await.expect("something comes") {
+                Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),
+                Some(Ok(Message::Ping(_))) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
-    async fn ask(&mut self, request: Value) -> Value {
+    /// Waits for a heartbeat, before which nothing else may come.
+    pub(crate) async fn heartbeat(&mut self) {
+        match timeout(DEADLINE, self.0.next()).await.expect("something comes") {
+            Some(Ok(Message::Ping(_))) => {}
+            other => panic!("{other:?} instead of a heartbeat"),
+        }
+    }
+
+    pub(crate) async fn ask(&mut self, request: Value) -> Value {
         self.0.send(Message::text(request.to_string())).await.unwrap();
         self.hear().await
     }

@@ -103,7 +103,7 @@ enum Seen {
 }
 
 /// One end of a connection to an HTTP port.
-struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     received: Vec<u8>,
 }
@@ -126,7 +126,7 @@ impl Socket {
     }
 
     /// Opens a WebSocket whose client is served.
-    async fn open(addr: SocketAddr) -> Self {
+    pub(crate) async fn open(addr: SocketAddr) -> Self {
         let mut socket = Self::upgraded(addr).await;
         let welcome = socket.ask(json!({"type": "hello"})).await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
@@ -148,7 +148,7 @@ impl Socket {
 
     /// Sends a request and reads the next message.
     #[track_caller]
-    fn ask(&mut self, json: Value) -> impl Future<Output = Value> {
+    pub(crate) fn ask(&mut self, json: Value) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
         async move {
             self.say(json).await;
@@ -261,7 +261,7 @@ impl Socket {
 
     /// The next message, which must be text.
     #[track_caller]
-    fn json(&mut self) -> impl Future<Output = Value> {
+    pub(crate) fn json(&mut self) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
         let next = self.next();
         async move {

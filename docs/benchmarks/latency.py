@@ -122,15 +122,7 @@ def draw(curves: list[Curve], title: str) -> str:
     summaries = [f"{curve.label}: half within {time(curve.at(50))}, all within {time(curve.last)}" for curve in curves]
     description = f"Time since the publication by share of the subscribers served. {'; '.join(summaries)}."
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'role="img" aria-labelledby="title description" '
-        'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" fill="#24292f">',
-        f'<title id="title">{escape(title)}</title>',
-        f'<desc id="description">{escape(description)}</desc>',
-        # Its own background: the page around it may be dark.
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="6" fill="#ffffff" stroke="#d0d7de"/>',
-        f'<text x="{LEFT}" y="28" font-size="17" font-weight="600">{escape(title)}</text>',
-        f'<text x="{LEFT}" y="48" fill="#57606a">{escape(describe(curves))}</text>',
+        *opening(height, title, description, describe(curves)),
         *legend(curves),
         '<g stroke="#e4e8ec">',
     ]
@@ -207,6 +199,21 @@ def describe(curves: list[Curve]) -> str:
     elif isinstance(same.get("window"), int):
         parts.append(f"{same['window']:,} under way at once")
     return ", ".join(parts)
+
+
+def opening(height: float, title: str, description: str, about: str) -> list[str]:
+    """The beginning of a picture: its frame, its title, and the line below the title."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        'role="img" aria-labelledby="title description" '
+        'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" fill="#24292f">',
+        f'<title id="title">{escape(title)}</title>',
+        f'<desc id="description">{escape(description)}</desc>',
+        # Its own background: the page around it may be dark.
+        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="6" fill="#ffffff" stroke="#d0d7de"/>',
+        f'<text x="{LEFT}" y="28" font-size="17" font-weight="600">{escape(title)}</text>',
+        f'<text x="{LEFT}" y="48" fill="#57606a">{escape(about)}</text>',
+    ]
 
 
 def scale(largest: float) -> tuple[float, float]:

@@ -5,10 +5,10 @@
  *     janus.subscribe("news", { message: (m) => show(m.data), gap: () => loadAllAnew() });
  *     await janus.publish("news", { headline: "It works" });
  *
- * After a lost connection the client resumes: each message comes once and in order, or a gap in its place.
+ * After a lost connection each message comes once and in order, or a gap in its place.
  */
 
-// A wait is a random part of this time, doubled until a connection is stable.
+// Waits are random parts of this time, doubled until a connection is stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
@@ -34,10 +34,11 @@ export class JanusError extends Error {
  * Exceptions of handlers are reported, and stop nothing.
  *
  * @typedef {object} Handlers of a topic
+ * @property {"start" | "last"} [since] what is kept, or its last message, first
  * @property {({topic, seq, time, event, messageId, data}) => void} [message]
  * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
- * @property {(error: JanusError) => void} [error] final from code 4400 on; otherwise the client tries again
+ * @property {(error: JanusError) => void} [error] final from code 4400 on
  *
  * @typedef {object} Options
  * @property {string | function} [auth] for the server's hook; a function, even async, is called each time
@@ -204,7 +205,7 @@ export class Janus {
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
     };
-    const { topic, position: since } = feed;
+    const { topic, position: since = feed.handlers.since } = feed;
     this.#request({ type: "subscribe", topic, since }, (frame) => feed.subscribed(frame), failed);
   }
 

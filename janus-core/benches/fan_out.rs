@@ -3,7 +3,7 @@
 //!
 //! The bare loop is a lower bound: no locks, no counters, and no queue for a lagging client. The ratio is therefore the
 //! price of delivery on top of the system call. Both are measured on one thread and on two: the bare loop with half of
-//! the sockets per thread, a pass with the help of one sender. Up to 256 subscribers (`inline_subscribers`) the server
+//! the sockets per thread, a pass with the help of one sender. Up to 128 subscribers (`inline_subscribers`) the server
 //! asks its senders only while its home arbiter is behind, because a sender takes long to wake: see the smaller tables.
 //!
 //! The receivers are drained between the measured times, so no buffer fills, and every byte is checked.

@@ -20,6 +20,7 @@ pub use crate::delivery::tls::BareSession;
 use crate::delivery::{OpenBatch, Pass, SenderPool, Slot, Subscription, Terms};
 use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
+use crate::ground::homes::HomeId;
 use crate::wire::{self, Epoch, TopicName};
 
 /// The subscribers of one topic and the senders that help with them, without the topic and the Transports.
@@ -78,7 +79,7 @@ impl FanOut {
     /// Sends a frame to every subscriber on this thread alone.
     pub fn send(&self, frame: &[u8]) {
         let pass = self.pass(frame);
-        while pass.serve_piece(Server::Topic).is_some() {}
+        while pass.serve_piece(Server::Home(HomeId::FIRST)).is_some() {}
         assert!(pass.is_complete(), "no other thread has claimed a piece");
     }
 
@@ -89,7 +90,7 @@ impl FanOut {
         self.runtime.block_on(poll_fn(|cx| {
             // Registered before the search for the last piece, so that a piece given back is not missed.
             pass.poll_complete(cx.waker());
-            while pass.serve_piece(Server::Topic).is_some() {}
+            while pass.serve_piece(Server::Home(HomeId::FIRST)).is_some() {}
             if pass.is_complete() { Poll::Ready(()) } else { Poll::Pending }
         }));
         self.senders.withdraw(&pass);

@@ -54,6 +54,7 @@
 //! | serve TLS, with the feature `tls` | [`Config::tls_listen`], [`Config::https_listen`], [`Config::tls_cert`]; `Builder::tls`, `Janus::reload_certificates` |
 //! | watch | [`Janus::stats`], [`Janus::metrics`] for an exporter, [`Janus::topics`], [`Janus::connections`], [`Janus::find_connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::topic_counts`] for rates, [`Janus::trace`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
+//! | be a node of a cluster | [`Builder::engine`], [`engine`], [`Janus::cluster`], [`Janus::nodes`], [`Janus::disconnect_user_everywhere`], [`Janus::revoke_everywhere`] |
 //! | end | [`Janus::shutdown`]; [`Janus::wait`] returns when the tree has ended, for any reason |
 //!
 //! [`Janus`] is a handle: `Clone`, `Send` and `Sync`. An instance has threads of its own, so the caller needs no
@@ -82,7 +83,7 @@
 //!   address with the largest holding makes room first.
 //!
 //! An instance keeps messages in memory alone. Messages do not survive the end of the process, and instances do not
-//! share topics.
+//! share topics, unless an [`engine`] makes them the nodes of a cluster.
 //!
 //! # Left to the program
 //!
@@ -127,6 +128,7 @@
 //! | `wire/` | the wire formats, as pure functions |
 //! | `config/` | the settings, each a row of a table |
 //! | `ground/` | the parts that an instance has once: clock, counters, faults, traces |
+//! | `engine/` | what makes a cluster of several instances |
 //! | `accounts/` | the holdings of each network address, and its share of the home arbiter's time |
 //! | `delivery/` | the hot path: slots, queues, batches, passes, sender threads |
 //! | `hooks/` | questions to the embedder, and news of clients |
@@ -149,6 +151,7 @@ mod config;
 pub mod conformance;
 mod connection;
 mod delivery;
+pub mod engine;
 mod ground;
 pub mod hooks;
 mod instance;
@@ -165,7 +168,7 @@ pub mod wire;
 #[doc(hidden)]
 pub use config::settings;
 pub use config::{
-    ClientCertificates, Config, ConfigError, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
+    ClientCertificates, Config, ConfigError, IoUring, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
 };
 pub use connection::list::{
     ConnectionInfo, ConnectionOrder, ConnectionQuery, FoundConnections, PeerFilter, UnknownPeer,
@@ -188,6 +191,7 @@ pub use ground::histogram::{Distribution, Histogram};
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use hooks::SlowClient;
 pub use instance::builder::{Builder, Speaks, StartupError};
+pub use instance::cluster::{ClusterState, EngineLink, Everywhere, NodeInfo};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::reload::{PreparedReload, ReloadError};
@@ -205,7 +209,7 @@ pub use topic::subscriber::{
 };
 pub use topic::{Handover, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
-pub use wire::{Epoch, Position};
+pub use wire::{Epoch, Position, Since};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -188,9 +188,19 @@ pub struct TypedSubscriber<T> {
 }
 
 impl<T> TypedSubscriber<T> {
-    /// Whether the subscription continues after the requested position, and from where it could have.
+    /// Waits until the subscriber has its place in the topic; see [`Subscriber::ready`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Subscriber::ready`].
+    pub async fn ready(&mut self) -> Result<Resumption, SubscribeError> {
+        self.subscriber.ready().await
+    }
+
+    /// Whether the subscription continues after the requested position, and from where it could have; see
+    /// [`Subscriber::resumption`].
     #[must_use]
-    pub fn resumption(&self) -> Resumption {
+    pub fn resumption(&self) -> Option<Resumption> {
         self.subscriber.resumption()
     }
 

@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     // `supervision` is the crate janus-supervision, under its name in this crate.
     &["supervision", "wire"],
     &["config"],
-    &["ground"],
+    &["ground", "engine"],
     &["accounts"],
     &["delivery", "hooks"],
     &["topic"],
@@ -213,6 +213,31 @@ fn long_files(sources: &[Source]) -> String {
     wrong
 }
 
+/// The only file with unsafe code; its head has the proof.
+const UNSAFE: &str = "delivery/ring.rs";
+
+/// A line for each file with unsafe code, except the one that may have some.
+fn unsafe_files(sources: &[Source]) -> String {
+    let mut wrong = String::new();
+    for Source { path, text } in sources {
+        let is_unsafe = |line: &str| {
+            let code = code(line);
+            let mut words = code.split(|character: char| !character.is_alphanumeric() && character != '_');
+            words.any(|word| word == "unsafe" || word == "unsafe_code") && !code.contains("forbid(unsafe_code)")
+        };
+        if path != UNSAFE && text.lines().any(is_unsafe) {
+            let _ = writeln!(wrong, "src/{path}: unsafe code belongs in {UNSAFE}");
+        }
+    }
+    wrong
+}
+
+#[test]
+fn unsafe_code_lies_in_one_file() {
+    let wrong: String = crates().iter().map(|sources| unsafe_files(sources)).collect();
+    assert!(wrong.is_empty(), "unsafe code:\n{wrong}");
+}
+
 #[test]
 fn a_folder_knows_only_the_floors_below() {
     let wrong = upward_imports(&sources());
@@ -272,6 +297,15 @@ mod checks {
         for (path, text) in down {
             assert_eq!(upward_imports(&[source(path, text)]), "", "{path}: {text}");
         }
+    }
+
+    #[test]
+    fn unsafe_code_outside_of_its_file_is_found() {
+        for text in ["#![allow(unsafe_code)]", "fn f() { unsafe { g() } }", "unsafe impl Send for T {}"] {
+            assert_eq!(unsafe_files(&[source("a.rs", text)]).lines().count(), 1, "{text}");
+            assert_eq!(unsafe_files(&[source(UNSAFE, text)]), "");
+        }
+        assert_eq!(unsafe_files(&[source("lib.rs", "#![forbid(unsafe_code)]\n// unsafe\nlet s = \"unsafe\";")]), "");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
+use janus_core::engine::{Engine, Link, LinkError, NodeId};
 use janus_core::hooks::Hooks;
 #[cfg(feature = "tls")]
 use janus_core::rustls::{ServerConfig, crypto::aws_lc_rs, server::ResolvesServerCertUsingSni};
@@ -21,6 +23,20 @@ struct NoHooks;
 
 impl Hooks for NoHooks {}
 
+/// An engine that never answers.
+#[derive(Debug)]
+struct Silent;
+
+impl Engine for Silent {
+    fn name(&self) -> &'static str {
+        "silent"
+    }
+
+    fn connect(&self, _: usize, _: NodeId) -> LocalBoxFuture<'static, Result<Box<dyn Link>, LinkError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
 /// Starts an instance with every optional part.
 async fn start() -> Janus {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -29,11 +45,13 @@ async fn start() -> Janus {
         http_listen: Vec::new(),
         memory_budget_bytes: 1 << 30,
         drain_period: Duration::ZERO,
-        threads: 3,
+        threads: 4,
+        homes: 2,
         ..Config::default()
     };
     let child = ChildSpec::task("child", std::future::pending).shutdown(Shutdown::BrutalKill);
     let builder = Janus::builder().config(config).listen(loopback, Arc::new(Classic)).hooks(NoHooks).child(child);
+    let builder = builder.engine(Silent);
     #[cfg(feature = "tls")]
     let builder = builder.tls(Arc::new(tls())).listen_tls(loopback, Arc::new(Classic));
     builder.start().await.expect("the instance starts")
@@ -54,6 +72,7 @@ fn placeholder(name: &str) -> &str {
     match name.split(' ').next() {
         Some("topic") => "topic NAME #N",
         Some("sender") => "sender N",
+        Some("home") => "home N",
         Some("tls") => "tls N",
         Some("acceptor") => "acceptor ADDR",
         Some("child") => "CHILD",

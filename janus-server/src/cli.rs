@@ -14,8 +14,8 @@ use clap::{
 use clap_complete::Shell;
 use janus_access::tokens::Algorithm;
 use janus_core::settings::Kind;
-use janus_core::wire::PositionError;
-use janus_core::{Position, TraceKind};
+use janus_core::wire::{IdempotencyKey, PositionError, SinceError};
+use janus_core::{Position, Since, TraceKind};
 use log::LevelFilter;
 
 use crate::bench::{Protocol, Transport};
@@ -341,6 +341,15 @@ pub(crate) struct Publish {
     /// The message's `message_id`.
     #[arg(long)]
     pub(crate) id: Option<String>,
+    /// The key by which the server knows a repetition of the message: 1 to 64 printable characters without blanks. Within
+    /// `idempotency_ttl` a message with a known key is not published again, and the receipt is that of the first.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<IdempotencyKey>,
+    /// Send each message again for this long while the engine of the cluster or the server cannot be reached, or has not
+    /// said whether the message was published. Each message has an idempotency key, made by the command unless given, so
+    /// that it is published once.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) retry: Option<Duration>,
     /// Refuse text that is not JSON, with exit code 2, instead of sending a JSON string.
     #[arg(long)]
     pub(crate) json: bool,
@@ -356,10 +365,11 @@ pub(crate) struct Subscribe {
     /// End after this many messages.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Begin after this position, such as 9f86d081884c7d65.42, in the only topic: print the messages since then, if the
-    /// server still has them. Not for the classic protocol.
-    #[arg(long, value_name = "EPOCH.SEQ", value_parser = position)]
-    pub(crate) since: Option<Position>,
+    /// Begin with the first message that the server keeps (start), with the last (last), or, with a single topic, after a
+    /// position such as 9f86d081884c7d65.42: print the messages since then, if the server still has them. Not for the
+    /// classic protocol.
+    #[arg(long, value_name = "start|last|EPOCH.SEQ", value_parser = since)]
+    pub(crate) since: Option<Since>,
     /// Reconnect when the connection is lost, resume, print the missed messages, and report losses.
     #[arg(long)]
     pub(crate) reconnect: bool,
@@ -659,6 +669,11 @@ fn interval(text: &str) -> Result<Duration, &'static str> {
 
 /// A position, with the dot of its own text or with a colon.
 fn position(text: &str) -> Result<Position, PositionError> {
+    text.replacen(':', ".", 1).parse()
+}
+
+/// The same, or a word.
+fn since(text: &str) -> Result<Since, SinceError> {
     text.replacen(':', ".", 1).parse()
 }
 

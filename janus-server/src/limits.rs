@@ -13,8 +13,20 @@ use crate::admin;
 use crate::api::{MAX_LINGERING, MAX_REFUSALS};
 use crate::settings::Settings;
 
-/// Descriptors for uses other than connections: listeners, the runtime, the log, and some to spare.
+/// Descriptors for uses other than connections: listeners, the runtimes of a server with one home arbiter, the rings of
+/// 16 threads, the log, and some to spare.
 pub(crate) const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Descriptors of the runtime of each further home arbiter; a socket for each port comes on top.
+const HOME_DESCRIPTORS: usize = 4;
+
+/// What the threads of a server take beyond [`RESERVED_DESCRIPTORS`].
+fn descriptors_of_threads(config: &Config) -> u64 {
+    let Config { homes, threads, listen, tls_listen, http_listen, https_listen, .. } = config;
+    let ports: usize = [listen, tls_listen, http_listen, https_listen].iter().map(|addrs| addrs.len()).sum();
+    let further_homes = homes.min(threads).saturating_sub(1);
+    (further_homes * (HOME_DESCRIPTORS + ports) + threads.saturating_sub(16)) as u64
+}
 
 /// Descriptors for TLS handshakes on a full server, as many as the core begins there.
 const HANDSHAKE_DESCRIPTORS: u64 = 64;
@@ -67,7 +79,8 @@ fn fit(mut settings: Settings, asked_for: bool) -> (Settings, Fit) {
     let limit = raise_descriptors();
     let config = &mut settings.core;
     let has_tls = !config.tls_listen.is_empty() || !config.https_listen.is_empty();
-    let limit_of_connections = if has_tls { limit.saturating_sub(HANDSHAKE_DESCRIPTORS) } else { limit };
+    let handshakes = if has_tls { HANDSHAKE_DESCRIPTORS } else { 0 };
+    let limit_of_connections = limit.saturating_sub(handshakes + descriptors_of_threads(config));
     // A few descriptors are better for clients than for questions about clients that cannot connect.
     let backend = (access::descriptors(&settings.access) as u64).min(limit / 16);
     // The checks of health come before clients.
@@ -251,6 +264,15 @@ mod tests {
         assert_eq!(divided(1_064, 100_000), (908, 62, 16, 7));
         assert_eq!(divided(1 << 20, 100_000).0, (1 << 20) - 64 - 1_664);
         assert_eq!(Shares::of(10, 256, 256, 1_024, 1), Shares { clients: 1, requests: 0, reserved: 16, refusals: 0 });
+    }
+
+    #[test]
+    fn each_further_home_and_many_threads_have_descriptors_of_their_own() {
+        let taken = |homes, threads| {
+            let listen = vec![([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()];
+            descriptors_of_threads(&Config { homes, threads, listen, http_listen: Vec::new(), ..Config::default() })
+        };
+        assert_eq!([taken(1, 2), taken(1, 16), taken(2, 4), taken(8, 4), taken(32, 64)], [0, 0, 6, 18, 31 * 6 + 48]);
     }
 
     #[test]

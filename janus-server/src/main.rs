@@ -8,6 +8,7 @@
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
 //! | `access.rs` | hooks | who may do what, and news for a backend |
 //! | `certificates.rs` | a task | the check of the certificates, and warnings about their end |
+//! | `engine.rs` | pure | the engine of a cluster, by the settings |
 //! | `exposure.rs` | pure | what a stranger can do under the settings |
 //! | `reload.rs` | a task | all settings read again and put in force |
 //! | `reloading.rs` | a task | certificates and keys that have changed are read again |
@@ -28,6 +29,8 @@
 //!
 //! A failed command returns a [`Failure`], which decides the exit code.
 
+#![forbid(unsafe_code)]
+
 mod access;
 mod admin;
 mod api;
@@ -36,6 +39,7 @@ mod certificates;
 mod cli;
 mod client;
 mod dashboard;
+mod engine;
 mod exposure;
 mod failure;
 mod limits;
@@ -121,6 +125,7 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             let loaded = load(flags)?;
             // The keys and authorities are read as at a start.
             Access::new(&loaded.settings).map_err(ServeError::Access)?;
+            engine::of(&loaded.settings).map_err(ServeError::Engine)?;
             let warnings = certificates::check(&loaded.settings.core).map_err(ServeError::Start)?;
             let warnings = warnings.iter().map(ToString::to_string).chain(exposure::warning(&loaded.settings));
             for warning in warnings {

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::api::Api;
+use crate::engine::fingerprint as engine_file;
 use crate::limits::{self, Memory};
 use crate::service_manager::notify::ServiceManager;
 use crate::service_manager::sockets::Addresses;
@@ -90,6 +91,8 @@ struct Inner {
     in_force: ArcSwap<Settings>,
     /// Signals that have come since the last reload began, taken together.
     asked: Notify,
+    /// Of the `engine_file` of the start.
+    engine_file: Option<u64>,
 }
 
 impl Reloader {
@@ -101,7 +104,8 @@ impl Reloader {
         (api, admin, manager): (Arc<Api>, Arc<Admin>, Arc<ServiceManager>),
     ) -> Self {
         let (present, in_force) = (Mutex::new(present), ArcSwap::from_pointee(in_force.clone()));
-        let inner = Inner { sources, janus, access, api, admin, manager, present, in_force, asked: Notify::new() };
+        let (asked, engine_file) = (Notify::new(), engine_file(&in_force.load()));
+        let inner = Inner { sources, janus, access, api, admin, manager, present, in_force, asked, engine_file };
         let reloader = Self(Arc::new(inner));
         reloader.0.admin.set_reloader(&reloader);
         reloader
@@ -165,14 +169,17 @@ impl Inner {
         let this = Arc::clone(&self);
         let before = present.settings.core.max_connections;
         let prepared = tokio::task::spawn_blocking(move || this.prepare(before)).await;
-        let Prepared { mut loaded, mut settings, core, access } =
+        let Prepared { mut loaded, mut settings, core, access, has_other_engine } =
             prepared.unwrap_or_else(|panic| Err(Mistakes(vec![panic.to_string()])))?;
         // From here on nothing waits and nothing fails. The rules of access come first: settings that open the server and
         // bring its first keys must not open it a moment before.
         self.access.follow(access);
         let stays = core.commit().needs_restart;
         let stays = |name: &str| stays.iter().any(|stays| stays == name);
-        let changes = present.changes(&loaded, stays);
+        let mut changes = present.changes(&loaded, stays);
+        if has_other_engine {
+            changes.note_content("engine_file");
+        }
         settings.keep(&self.in_force.load(), stays);
         self.api.follow(&settings);
         self.admin.follow(&settings);
@@ -207,8 +214,9 @@ impl Inner {
             other => vec![other.to_string()],
         });
         let access = self.access.prepare(&settings).map_err(|error| error.to_string());
+        let has_other_engine = engine_file(&self.in_force.load()) != self.engine_file;
         match (core, access) {
-            (Ok(core), Ok(access)) => Ok(Prepared { loaded, settings, core, access }),
+            (Ok(core), Ok(access)) => Ok(Prepared { loaded, settings, core, access, has_other_engine }),
             (core, access) => Err(Mistakes(core.err().into_iter().flatten().chain(access.err()).collect())),
         }
     }
@@ -222,6 +230,8 @@ struct Prepared {
     settings: Settings,
     core: janus_core::PreparedReload,
     access: crate::access::PreparedAccess,
+    /// Whether `engine_file` has other addresses than at the start.
+    has_other_engine: bool,
 }
 
 fn tell(changes: &Changes) {

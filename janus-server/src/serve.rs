@@ -18,6 +18,7 @@ use crate::access::Access;
 use crate::admin::{self, Admin, Health, Unbound};
 use crate::api::{self, Api};
 use crate::certificates;
+use crate::engine::{self, EngineError};
 use crate::exposure;
 use crate::logging::{self, counted};
 use crate::reload::{self, Reloader};
@@ -48,6 +49,8 @@ pub(crate) enum ServeError {
     Start(StartupError),
     #[error(transparent)]
     Access(#[from] SetupError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
     #[error("ended by a second signal; messages still queued are lost")]
@@ -56,7 +59,13 @@ pub(crate) enum ServeError {
 
 impl ServeError {
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Sockets(_) | Self::Access(SetupError::Client(_)) | Self::Start(StartupError::Config(_)))
+        matches!(
+            self,
+            Self::Sockets(_)
+                | Self::Engine(_)
+                | Self::Access(SetupError::Client(_))
+                | Self::Start(StartupError::Config(_))
+        )
     }
 }
 
@@ -121,7 +130,11 @@ impl Server {
             given => admin::adopt(given),
         };
         let shared = api::Shared::new(settings);
-        let builder = sockets.hand_to(settings.clone(), Janus::builder()).pass_on(pass_on).hooks(access.clone());
+        let builder = match engine::of(settings)? {
+            Some(redis) => Janus::builder().engine(redis).node_name(engine::node_name(settings)),
+            None => Janus::builder(),
+        };
+        let builder = sockets.hand_to(settings.clone(), builder).pass_on(pass_on).hooks(access.clone());
         let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;
         let api = Arc::new(Api::new(janus.clone(), settings, &shared, Some(access.clone())));
         api.serve_all(requests);
@@ -153,7 +166,9 @@ impl Server {
                 certificates::watch(janus, config),
                 access.run(),
                 reloader.run(),
-                manager.keep(janus)
+                manager.keep(janus),
+                tell_nodes(janus, health),
+                watch_first_link(janus)
             )
         };
         tokio::select! {
@@ -212,6 +227,39 @@ async fn start(builder: Builder, state_file: Option<&Path>) -> Result<Janus, Ser
         StartupError::Bind { addr, source } => ServeError::Bind { addr, source },
         other => ServeError::Start(other),
     })
+}
+
+/// Tells the log if the engine cannot be reached at the start. A server without its engine is of some use, and a server
+/// that ends because its engine is away is of none.
+async fn watch_first_link(janus: &Janus) {
+    let grace = janus.config().engine_grace;
+    if janus.cluster().is_none() {
+        return;
+    }
+    tokio::time::sleep(grace).await;
+    let links = janus.cluster().map(|cluster| cluster.links).unwrap_or_default();
+    let missing: Vec<_> = links.iter().filter(|link| !link.has_been_up).collect();
+    let consequence =
+        if missing.len() < links.len() { "its topics wait for it" } else { "not ready until there is a link" };
+    for link in missing {
+        let reason = link.last_error.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
+        log::warn!(
+            "started without the engine {}, which could not be reached within {} (engine_grace); {consequence}: {reason}",
+            link.server,
+            in_words(grace)
+        );
+    }
+}
+
+/// Keeps the other nodes informed whether this server takes clients.
+async fn tell_nodes(janus: &Janus, health: &Health) {
+    if janus.cluster().is_none() {
+        return std::future::pending().await;
+    }
+    loop {
+        janus.set_ready(health.ready().is_good());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Writes a line for each address, in the order of [`Janus::local_addrs`]. `given` are the addresses of the sockets of

@@ -105,11 +105,12 @@ function equal(actual, expected) {
 }
 
 /** A client with a subscription to `t`, and all its events. */
-function client(options = {}) {
+function client(options = {}, since = undefined) {
   const heard = [];
   const janus = new Janus("ws://test/ws", { state: (...state) => heard.push(state), ...options });
   clients.push(janus);
   const subscription = janus.subscribe("t", {
+    since,
     message: ({ seq }) => heard.push(seq),
     gap: ({ from, to, unknown }) => heard.push(unknown ? "unknown" : [from, to]),
     error: ({ reason }) => heard.push(reason),
@@ -126,6 +127,21 @@ async function rejection(promise) {
 }
 
 const tests = {
+  "it asks for the start of a topic once, and then for what comes after its last message": () => {
+    const { messages } = client({}, "start");
+    last().welcomes();
+    equal(last().sent.at(-1).since, "start");
+    last().subscribes(4, { resumed: true, missed: 2 });
+    last().message(5, 6);
+    last().drops();
+    pass(30_000);
+    last().welcomes();
+    equal(last().sent.at(-1).since, { epoch: "a", seq: 6 });
+    last().subscribes(6, { resumed: true, missed: 0 });
+    last().message(7);
+    equal(messages().filter(Number.isInteger), [5, 6, 7]);
+  },
+
   "it says hello, and asks for its topics without waiting for the welcome": () => {
     client({ auth: "key" });
     equal([last().url, last().protocol, last().sent], ["ws://test/ws", "janus.v1.json", []]);

@@ -41,6 +41,9 @@ enum Fault {
     SharesStateBetweenConnections,
     RefusesToPublish,
     ClosesOnPublish,
+    NeverSaysFarewell,
+    NeverSaysWhyNotServed,
+    IsSilentAboutUnfinishedFrames,
 }
 
 /// The codec of the example with a fault.
@@ -75,6 +78,8 @@ impl Codec for Faulty {
             (Fault::SharesStateBetweenConnections, ServerEvent::Message(_)) if self.harmed.load(Ordering::Relaxed) => {}
             (Fault::RefusesInSilence, ServerEvent::Error { .. }) | (Fault::NeverTellsGaps, ServerEvent::Gap { .. }) => {
             }
+            (Fault::NeverSaysFarewell, ServerEvent::Bye(_))
+            | (Fault::NeverSaysWhyNotServed, ServerEvent::Refused(_)) => {}
             (Fault::PanicsOnFarewell, ServerEvent::Bye(_)) => panic!("planted: no farewell"),
             (Fault::DoublesMessages, ServerEvent::Message(_)) => {
                 Lines.encode(event, at, out);
@@ -154,6 +159,10 @@ impl Decoder for FaultyDecoder {
         decoded
     }
 
+    fn finish(&mut self, limits: &Limits) -> Option<Result<Command, FrameError>> {
+        (self.fault != Fault::IsSilentAboutUnfinishedFrames).then(|| self.inner.finish(limits)).flatten()
+    }
+
     fn buffered(&self) -> usize {
         self.inner.buffered()
     }
@@ -222,6 +231,9 @@ found! {
     a_codec_that_tells_gaps_too_short_is_found: TellsGapsTooShort by Gaps;
     a_codec_that_forgets_the_resume_position_is_found: ForgetsWhereToGoOn by Resume;
     a_codec_that_always_reports_resumed_is_found: AlwaysSaysResumed by ResumeTooLate;
+    a_codec_without_farewells_is_found: NeverSaysFarewell by Farewell;
+    a_codec_that_does_not_tell_refused_clients_why_is_found: NeverSaysWhyNotServed by Farewell;
+    a_codec_that_is_silent_about_unfinished_frames_is_found: IsSilentAboutUnfinishedFrames by Unfinished;
     a_codec_that_shares_state_between_connections_is_found: SharesStateBetweenConnections by ConnectionCrash, Truncated;
 }
 

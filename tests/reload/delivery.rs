@@ -51,6 +51,16 @@ pub(super) async fn coalesce_bytes() {
     assert_eq!(passes(&live, 20).await.len(), 20, "each message goes out alone");
 }
 
+pub(super) async fn coalesce_max_bytes() {
+    let mut live = Live::start(|config| config.coalesce_bytes = 64).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(live.subscriber("news").await);
+    }
+    live.reload("coalesce_max_bytes", |config| config.coalesce_max_bytes = 1);
+    assert_eq!(passes(&live, 20).await.len(), 20, "each message goes out alone");
+}
+
 /// Whether a program that publishes without waiting finds the topic full.
 fn fills(live: &Live, data: &str) -> bool {
     (0..2_000).any(|_| {

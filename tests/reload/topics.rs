@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use janus_core::hooks::{Client as HookClient, ConnectRequest, Denied, Hooks, Identity};
 use janus_core::wire::TopicName;
-use janus_core::{Event, Fault, Namespace, Position, Receipt, Resume, SlowConsumer, SubscribeOptions};
+use janus_core::{Event, Fault, Message, Namespace, Position, Receipt, Resume, SlowConsumer, SubscribeOptions};
 
 use super::Live;
 use crate::http::{Http, last_event_id};
@@ -111,7 +112,7 @@ async fn publish(live: &Live, data: &str) -> Receipt {
 fn resumes(live: &Live, after: Receipt) -> bool {
     let since = Position { epoch: after.epoch, seq: after.seq };
     let options = SubscribeOptions::default().since(since);
-    live.janus.subscribe_with("news", options).unwrap().resumption().resumed
+    live.janus.subscribe_with("news", options).unwrap().resumption().unwrap().resumed
 }
 
 pub(super) async fn resume_messages() {
@@ -150,10 +151,10 @@ pub(super) async fn history() {
     let mut live = Live::start(|_| {}).await;
     let _subscriber = live.janus.subscribe("news").unwrap();
     publish(&live, "1").await;
-    assert!(live.janus.history("news", None, 10).is_err());
+    assert!(live.janus.history("news", None, 10).await.is_err());
     live.reload("history", |config| config.default_namespace.history = true);
     publish(&live, "2").await;
-    assert!(!live.janus.history("news", None, 10).unwrap().messages.is_empty());
+    assert!(!live.janus.history("news", None, 10).await.unwrap().messages.is_empty());
 }
 
 /// An instance with history for a day, and a topic that does not end.
@@ -168,7 +169,7 @@ async fn with_history() -> (Live, janus_core::Subscriber) {
 }
 
 fn kept(live: &Live) -> usize {
-    live.janus.history("news", None, 100).unwrap().messages.len()
+    live.janus.history("news", None, 100).now_or_never().unwrap().unwrap().messages.len()
 }
 
 pub(super) async fn history_messages() {
@@ -212,6 +213,13 @@ pub(super) async fn resume() {
     let mut anew = Http::events(live.http, "topic=news", &last_event_id(&id)).await;
     assert_eq!(anew.block().await.event.as_deref(), Some("gap"), "told that it cannot resume");
     assert_eq!(anew.block().await.data.unwrap()["resumed"], false);
+}
+
+pub(super) async fn clustered() {
+    let mut live = Live::start_in_cluster().await;
+    assert_eq!(live.janus.subscribe("of the cluster").unwrap().resumption(), None, "the engine has to be asked");
+    live.reload("clustered", |config| config.default_namespace.clustered = false);
+    assert!(live.janus.subscribe("local").unwrap().resumption().is_some());
 }
 
 pub(super) async fn slow_consumer() {
@@ -266,4 +274,29 @@ pub(super) async fn topic_quarantine() {
     until("the end of the quarantine", is_available).await;
     live.janus.publish("news", "1").await.unwrap();
     while !matches!(subscriber.next().await, Some(Event::Message(_))) {}
+}
+
+/// Publishes with a key. Returns whether this was a repetition.
+async fn repeats(live: &Live, key: &str) -> bool {
+    let message = Message::new("news", key).unwrap().idempotency_key(key.parse().unwrap());
+    live.janus.publish_message(message).await.unwrap().again
+}
+
+pub(super) async fn idempotency_ttl() {
+    let mut live = Live::start(|config| config.idempotency_ttl = DAY).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    assert_eq!((repeats(&live, "a").await, repeats(&live, "a").await), (false, true));
+    live.reload("idempotency_ttl", |config| config.idempotency_ttl = Duration::from_secs(1));
+    while repeats(&live, "a").await {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(super) async fn max_idempotency_keys() {
+    let mut live = Live::start(|_| {}).await;
+    let _subscriber = live.janus.subscribe("news").unwrap();
+    assert_eq!((repeats(&live, "a").await, repeats(&live, "b").await, repeats(&live, "a").await), (false, false, true));
+    live.reload("max_idempotency_keys", |config| config.max_idempotency_keys = 1);
+    assert!(!repeats(&live, "c").await);
+    assert_eq!((repeats(&live, "c").await, repeats(&live, "a").await), (true, false));
 }

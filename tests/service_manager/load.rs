@@ -137,7 +137,7 @@ impl Client {
     async fn websocket<T>(&mut self, mut stream: TcpStream, turn: &mut Option<T>) -> std::io::Result<Option<Duration>> {
         let mut opening = websocket::upgrade("localhost", "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
         opening.extend(websocket::text(&v1::hello(None, None), MASK));
-        opening.extend(websocket::text(&v1::subscribe(Some(1), TOPIC, self.seen), MASK));
+        opening.extend(websocket::text(&v1::subscribe(Some(1), TOPIC, self.seen.map(Into::into)), MASK));
         stream.write_all(&opening).await?;
         let (mut head, mut decoder, mut told) = (Vec::new(), ServerDecoder::new(), None);
         let mut bytes = [0; 2_048];

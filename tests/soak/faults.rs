@@ -32,6 +32,7 @@ pub(super) async fn crash(world: Rc<World>, pause: Range<u64>, mut random: Rando
             Fault::TopicSend(_) => "TopicSend",
             Fault::TopicCommit(_) => "TopicCommit",
             Fault::SenderSend(_) => "SenderSend",
+            Fault::HelperSend(_) => "HelperSend",
             Fault::Transport(_) => "Transport",
             fault => panic!("{fault:?} has no name here"),
         };

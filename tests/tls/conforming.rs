@@ -89,5 +89,10 @@ async fn the_websocket_transport_conforms_over_tls() {
 
 #[tokio::test]
 async fn the_transport_of_server_sent_events_conforms_over_tls() {
-    assert_conforms(http_port(), SseClient, &[Check::Unsubscribe, Check::TopicLimit]).await;
+    assert_conforms(
+        http_port(),
+        SseClient,
+        &[Check::Unsubscribe, Check::TopicLimit, Check::Unfinished, Check::Declared],
+    )
+    .await;
 }

@@ -597,3 +597,27 @@ async fn a_message_published_after_a_subscribes_answer_reaches_the_socket() {
         assert_eq!((&message["topic"], &message["data"]), (&json!(topic), &json!(round)));
     }
 }
+
+#[tokio::test]
+async fn a_message_repeated_with_its_key_is_published_once() {
+    let (_janus, addr) = serve(Config::default()).await;
+    let mut socket = Socket::open(addr).await;
+    socket.subscribe("news").await;
+    let message =
+        |id: u64, key: &str| json!({"type": "publish", "id": id, "topic": "news", "data": id, "idempotency_key": key});
+    for (id, key, seq, again) in [(1, "a", 1, None), (2, "a", 1, Some(true)), (3, "b", 2, None)] {
+        socket.send(text(message(id, key).to_string())).await;
+        let mut answers = vec![socket.json().await];
+        if again.is_none() {
+            answers.push(socket.json().await);
+        }
+        let receipt = answers.iter().find(|answer| answer["type"] == "published").unwrap();
+        assert_eq!((&receipt["seq"], receipt["again"].as_bool()), (&json!(seq), again), "{receipt}");
+        let message = answers.iter().find(|answer| answer["type"] == "message");
+        assert_eq!(message.map(|message| message["data"].clone()), again.is_none().then(|| json!(id)));
+    }
+    for key in [json!(""), json!("a b"), json!(7), json!("k".repeat(65))] {
+        let answer = socket.ask(json!({"type": "publish", "topic": "news", "data": 1, "idempotency_key": key})).await;
+        assert_error(&answer, "bad_publish", None);
+    }
+}

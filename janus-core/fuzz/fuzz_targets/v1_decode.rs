@@ -80,7 +80,7 @@ fuzz_target!(|input: Input<'_>| {
     let mut decoder = RequestDecoder::new();
     decoder.decode(&client::hello(Some(&text), Some(input.topic)), 0, &LIMITS).expect("a hello opens");
     let id = input.id.map(|id| id % (MAX_REQUEST_ID + 1));
-    let since = input.since.map(|(epoch, seq)| Position { epoch: Epoch::new(epoch), seq });
+    let since = input.since.map(|(epoch, seq)| Position { epoch: Epoch::new(epoch), seq }.into());
     let subscribe = client::subscribe(id, input.topic, since);
     let command = decoder.decode(&subscribe, input.more.into(), &LIMITS).expect("it is well built");
     assert_eq!(command, Request::Command(Command::Subscribe { topic, since, horizon: None, id }));

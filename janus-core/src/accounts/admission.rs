@@ -100,7 +100,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_has_at_most_so_many_connections_and_each_end_makes_room() {
-        let (accounts, config) = (Accounts::default(), config(2, 0));
+        let (accounts, config) = (Accounts::new(1), config(2, 0));
         let admit = |text| accounts.admit(peer(text), &config);
         let (first, _second) = (admit("203.0.113.9:1").unwrap(), admit("203.0.113.9:2").unwrap());
         let excess = Excess { limit: AddressLimit::Connections, is_told: true };
@@ -115,7 +115,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_connects_at_its_rate_and_floods_get_no_words() {
-        let (accounts, config) = (Accounts::default(), config(0, 1));
+        let (accounts, config) = (Accounts::new(1), config(0, 1));
         let fates: Vec<_> = (0..21).map(|_| accounts.admit(peer("203.0.113.9:1"), &config).map(drop)).collect();
         let excess = |is_told| Err(Excess { limit: AddressLimit::Rate, is_told });
         assert_eq!((fates[9], fates[10], fates[19], fates[20]), (Ok(()), excess(true), excess(true), excess(false)));
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn networks_without_limits_and_streams_without_an_address_are_admitted() {
         let trusted_proxies = vec!["203.0.113.0/24".parse().unwrap()];
-        let (accounts, config) = (Accounts::default(), Config { trusted_proxies, ..config(1, 1) });
+        let (accounts, config) = (Accounts::new(1), Config { trusted_proxies, ..config(1, 1) });
         for peer in [peer("127.0.0.1:1"), peer("[::1]:1"), peer("10.0.0.1:1"), peer("203.0.113.9:1"), Peer::Local] {
             let admissions: Vec<_> = (0..100).map(|_| accounts.admit(peer, &config).unwrap()).collect();
             assert!(admissions.iter().all(|admission| admission.0.is_none()), "{peer}");

@@ -31,6 +31,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::{Account, Address};
+use crate::ground::homes::HomeId;
 use crate::ground::line::{Line, Ticket, Tickets};
 
 /// Units of work for a connection at once. A unit is about half a microsecond.
@@ -107,9 +108,10 @@ pub(crate) struct Share {
     waits: AtomicBool,
 }
 
-/// See the module's documentation. The figures are the home arbiter's alone: no other thread reads or writes them.
+/// See the module's documentation. Each home arbiter has its own, whose figures no other thread reads or writes.
 #[derive(Default)]
 pub(crate) struct Fairness {
+    home: HomeId,
     /// The last pause of the arbiter seen here: it ends a turn.
     pause: AtomicU64,
     /// Turns so far.
@@ -143,12 +145,16 @@ struct Lines {
 
 impl Lines {
     /// Tells the account whether connections with little input wait.
-    fn mirror(&self) {
-        self.account.share.waits.store(!self.fresh.is_empty(), Ordering::Relaxed);
+    fn mirror(&self, home: HomeId) {
+        self.account.share(home).waits.store(!self.fresh.is_empty(), Ordering::Relaxed);
     }
 }
 
 impl Fairness {
+    pub(crate) fn new(home: HomeId) -> Self {
+        Self { home, ..Self::default() }
+    }
+
     /// The units of work for a connection now; `None` if the connection has to [wait](Self::wait) for others. `pause`
     /// is the number of the arbiter's last pause.
     pub(crate) fn admit(&self, account: &Account, want: Want, pause: u64) -> Option<u16> {
@@ -156,7 +162,7 @@ impl Fairness {
             self.pause.store(pause, Ordering::Relaxed);
             self.begin_turn();
         }
-        let share = &account.share;
+        let share = account.share(self.home);
         let waits = match want {
             Want::Fresh => share.waits.load(Ordering::Relaxed),
             Want::More => self.spent.load(Ordering::Relaxed) >= TURN,
@@ -180,7 +186,7 @@ impl Fairness {
 
     /// Notes work done for a client.
     pub(crate) fn charge(&self, account: &Account, work: u32) {
-        let (share, turn) = (&account.share, self.turn());
+        let (share, turn) = (account.share(self.home), self.turn());
         if share.turn.load(Ordering::Relaxed) != turn {
             share.turn.store(turn, Ordering::Relaxed);
             share.spent.store(0, Ordering::Relaxed);
@@ -227,7 +233,7 @@ impl Fairness {
             Want::Fresh => lines.fresh.enter(ticket, waker),
             Want::More => lines.more.enter(ticket, waker),
         }
-        lines.mirror();
+        lines.mirror(self.home);
         drop(waiting);
         self.keeper.wake();
         ticket
@@ -248,7 +254,7 @@ impl Fairness {
             if !lines.fresh.leave(ticket) {
                 lines.more.leave(ticket);
             }
-            lines.mirror();
+            lines.mirror(self.home);
         }
     }
 
@@ -276,7 +282,7 @@ impl Fairness {
             let Some(line) = lines.get_mut(&address) else { continue };
             called.extend((0..FRESH).map_while(|_| line.fresh.call()));
             called.extend(line.more.call());
-            line.mirror();
+            line.mirror(self.home);
             if line.fresh.is_empty() && line.more.is_empty() {
                 lines.remove(&address);
             } else {
@@ -307,7 +313,7 @@ mod tests {
     use crate::wire::Peer;
 
     fn accounts<const N: usize>() -> [Arc<Account>; N] {
-        let accounts = Accounts::default();
+        let accounts = Accounts::new(1);
         std::array::from_fn(|index| accounts.of(Peer::Addr(([192, 0, 2, index as u8 + 1], 1).into())))
     }
 

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::ground::homes::HomeId;
 use crate::wire::Peer;
 use arrivals::Arrivals;
 use fairness::Share;
@@ -87,8 +88,22 @@ pub(crate) struct Account {
     pub(crate) detached: Count,
     /// Topics made for a client of this address.
     pub(crate) topics: Count,
-    /// The part of the home arbiter's turn that the address has taken.
-    pub(crate) share: Share,
+    /// The part of a turn that the address has taken on the first home arbiter.
+    share: Share,
+    /// The same for the other home arbiters. Apart, so that the account of an instance with one home takes no further
+    /// memory.
+    further: Box<[Share]>,
+}
+
+impl Account {
+    /// The part of a turn that the address has taken on a home arbiter.
+    #[inline]
+    pub(crate) fn share(&self, home: HomeId) -> &Share {
+        match home.index() {
+            0 => &self.share,
+            other => &self.further[other - 1],
+        }
+    }
 }
 
 /// A figure of an [`Account`].
@@ -116,19 +131,29 @@ impl Count {
 }
 
 /// The accounts of all addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Accounts {
+    /// The number of home arbiters.
+    homes: usize,
     table: Mutex<HashMap<Address, Arc<Account>>>,
     pub(crate) arrivals: Arrivals,
     reached: Reached,
 }
 
 impl Accounts {
+    /// For an instance with this number of home arbiters.
+    pub(crate) fn new(homes: usize) -> Self {
+        Self { homes, table: Mutex::default(), arrivals: Arrivals::default(), reached: Reached::default() }
+    }
+
     /// The account of a peer's address; opened if there is none.
     pub(crate) fn of(&self, peer: Peer) -> Arc<Account> {
         let address = Address::of(peer);
         let mut accounts = self.table.lock();
-        let account = accounts.entry(address).or_insert_with(|| Arc::new(Account { address, ..Account::default() }));
+        let account = accounts.entry(address).or_insert_with(|| {
+            let further = (1..self.homes).map(|_| Share::default()).collect();
+            Arc::new(Account { address, further, ..Account::default() })
+        });
         Arc::clone(account)
     }
 
@@ -177,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_largest_account_is_found_and_an_unused_account_is_forgotten() {
-        let accounts = Accounts::default();
+        let accounts = Accounts::new(1);
         let (small, large) = (accounts.of(peer("192.0.2.1:1")), accounts.of(peer("192.0.2.2:1")));
         assert!(accounts.largest(|account| account.received.get()).is_none());
         small.received.add(10);

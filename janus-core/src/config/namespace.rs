@@ -18,6 +18,13 @@ settings! {
     /// ```
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Namespace {
+        "Cluster" {
+            /// Whether an engine numbers the messages of the topics, for all servers of the cluster. Otherwise each server has
+            /// topics of its own under these names, without the engine's latency. A change holds for topics made after it.
+            /// Without an engine this has no effect.
+            clustered: bool = true, boolean, reload(new_connections);
+        }
+
         "History and slow consumers" {
             /// Whether a topic keeps its messages for every client with the right to subscribe, within
             /// `history_messages`, `history_bytes` and `history_age`. Without history these three have no effect, and a

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fastrand::Rng;
 
 use super::connection::Connection;
-use super::stage::{Server, Stage, Stop, failed, skipped};
+use super::stage::{Server, Stage, Stop, failed, feed, skipped};
 use crate::config::Config;
 use crate::wire::Limits;
 
@@ -120,6 +120,62 @@ pub(super) async fn truncated(stage: &Stage<'_>) -> Result<(), Stop> {
     // The topic hears of the end after the connection has ended.
     server.until("the subscriptions of clients that left to end", || server.subscribers("truncated") == 0).await?;
     bystander.notices_nothing(&server).await
+}
+
+/// The bytes announced by the beginning of a frame. Beyond 32 MiB the allocators of the common C libraries take each piece
+/// from the system, and give it back.
+const ANNOUNCED: usize = 40 << 20;
+
+/// What a decoder may hold of such a frame, buffers of a constant size included.
+const HELD: usize = 1 << 20;
+
+pub(super) async fn declared(stage: &Stage<'_>) -> Result<(), Stop> {
+    const DECODERS: usize = 6;
+    let limits = Limits { max_frame_bytes: 2 * ANNOUNCED, max_topic_bytes: 255, max_topics: 128 };
+    // Before all the bytes of a frame that the format may not have.
+    stage.publishing("declared", "1")?;
+    let frame = stage.publishing("declared", &format!("\"{}\"", "x".repeat(ANNOUNCED)))?;
+    if frame.len() < ANNOUNCED {
+        return Err(skipped("the format shortens what it carries, and so announces other lengths"));
+    }
+    let head = frame[..1_024].to_vec();
+    drop(frame);
+    let (mut decoders, mut grown) = (Vec::new(), 0);
+    for _ in 0..DECODERS {
+        let (mut decoder, mut decoded) = (stage.codec.decoder(), Vec::new());
+        if feed(&mut decoder, &stage.client.open(), &limits, &mut decoded) {
+            return Err(failed(format!("the opening ends the connection: {decoded:?}")));
+        }
+        let before = address_space();
+        feed(&mut decoder, &head, &limits, &mut decoded);
+        let after = address_space();
+        let memory = decoder.memory();
+        if memory > HELD {
+            let head = head.len();
+            return Err(failed(format!(
+                "the decoder holds {memory} bytes for a frame of which {head} bytes have come"
+            )));
+        }
+        grown += usize::from(after.saturating_sub(before) > ANNOUNCED / 2);
+        // At the end, so that each decoder takes memory of its own.
+        decoders.push(decoder);
+    }
+    // Another thread may take as much at the same moment, but not at each of these moments.
+    if grown == DECODERS {
+        return Err(failed(format!(
+            "the decoder reserves memory for a frame of which {} bytes have come; take room for bytes that are there",
+            head.len()
+        )));
+    }
+    Ok(())
+}
+
+/// The size of the address space of this process, in bytes; 0 if the system does not tell. A reservation shows here before
+/// its memory is used.
+fn address_space() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse().ok());
+    size.map_or(0, |kib: usize| kib * 1_024)
 }
 
 #[cfg(not(feature = "fault-injection"))]

@@ -3,14 +3,17 @@
 // | `mod.rs` | API | `ClientFormat` and `Reader` for authors, the list of checks, `Suite` and `Report` |
 // | `stage.rs` | setting of a check | one watched codec, one instance, its subscribers and a bystander |
 // | `checks.rs` | checks | well-behaved, slow and returning clients |
+// | `endings.rs` | checks | what clients are told at the end of a connection |
 // | `hostile.rs` | checks | misbehaving clients, and crashes of parts of the server |
+// | `listing.rs` | macro | the list of the checks of a suite |
 // | `connection.rs` | one client | a stream, the events read from it, and the client's place |
 // | `carrier.rs` | ways in | how clients connect: TCP, pipes, or a way of the author |
 // | `watched.rs` | observer of a codec | notes on panics and on decoders that do not advance |
 // | `clients/` | clients | the formats of this crate: classic, WebSocket, server-sent events |
+// | `engine/` | checks | the contract of an engine, with its own list of checks, suite and report |
 
 //! The contract of a transport, as checks that run on any transport: a listener or a wire format from outside this
-//! crate, or both.
+//! crate, or both. The contract of an engine is in [`engine`].
 //!
 //! The author of a [`Codec`] also writes the other end, a [`ClientFormat`]. Both are pure: bytes out, and [`Seen`] values for
 //! bytes in. [`run`] then starts real instances with the codec, connects clients over TCP and over pipes, and returns a
@@ -106,10 +109,15 @@
 //! A failed check reports the awaited event, the last events seen by the client, and the publisher's answer.
 //! Random input is reported with its seed, and [`Suite::seed`] repeats the input.
 
+#[macro_use]
+mod listing;
+
 mod carrier;
 mod checks;
 mod clients;
 mod connection;
+mod endings;
+pub mod engine;
 mod hostile;
 mod stage;
 mod watched;
@@ -167,6 +175,12 @@ pub trait ClientFormat: Send + Sync + 'static {
     /// Whether a connection may subscribe to several topics, one after the other. Server-sent events cannot: the topics
     /// are part of the one request.
     fn subscribes_again(&self) -> bool {
+        true
+    }
+
+    /// Whether the format can tell a client why its connection ends, or why the client is not served. By default it can.
+    /// Without such words, the checks of these words are skipped.
+    fn hears_farewells(&self) -> bool {
         true
     }
 
@@ -286,33 +300,8 @@ pub struct ResumePoint {
     pub received: u64,
 }
 
-macro_rules! checks {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $run:expr;)+) => {
-        /// One demand on a transport.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Check {
-            $($(#[doc = $doc])+ $variant,)+
-        }
-
-        impl Check {
-            /// All checks, in running order.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The name in the report.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name),+ }
-            }
-
-            async fn stand(self, stage: &Stage<'_>) -> Result<(), Stop> {
-                match self { $(Self::$variant => $run(stage).await),+ }
-            }
-        }
-    };
-}
-
 checks! {
+    "One demand on a transport.", Stop;
     /// Several publishers at once: every subscriber gets every message once, all in the same order. The messages of
     /// each publisher keep their order, and the numbers rise by 1 if the format carries numbers.
     Order = "order", checks::order;
@@ -354,12 +343,25 @@ checks! {
     /// A drain ends every connection after the messages that were queued for the client, without a reset: nothing is
     /// lost.
     Drain = "drain", checks::drain;
+    /// A client whose connection is closed by the server, and a client that is refused before it was served, are told so:
+    /// by an error or a farewell before the end of the stream. Skipped for formats [without
+    /// farewells](ClientFormat::hears_farewells).
+    Farewell = "farewell", endings::farewell;
+    /// A client that ends its side of the stream in the middle of a frame gets an answer: an error, a farewell, or the
+    /// answer to a frame that the end of the stream has completed; see [`Decoder::finish`](crate::wire::Decoder::finish).
+    /// Skipped for formats [without farewells](ClientFormat::hears_farewells), and for formats whose clients send nothing
+    /// but the opening.
+    Unfinished = "farewell.finish", endings::unfinished;
     /// Input that the author of the client knows to be [wrong](ClientFormat::garbage) is refused while the client waits for
     /// an answer.
     Garbage = "hostile.garbage", hostile::garbage;
     /// Random bytes, and conversations with random damage: nothing panics, each connection ends, and another client
     /// does not notice.
     RandomInput = "hostile.random", hostile::random_input;
+    /// Of a frame whose beginning announces 40 MiB, only received bytes take memory: neither
+    /// [`Decoder::memory`](crate::wire::Decoder::memory) nor, on Linux, the address space of the process grows with the
+    /// announced length. Memory that the allocator had reserved before does not show.
+    Declared = "hostile.declared", hostile::declared;
     /// A client that goes away after any byte of a conversation leaves nothing behind, and another client does not
     /// notice.
     Truncated = "hostile.truncated", hostile::truncated;

@@ -18,8 +18,8 @@ use super::carrier::{Carrier, Connector, ROOMY};
 use super::connection::Connection;
 use super::watched::{Notes, Watched};
 use crate::config::Config;
-use crate::wire::{Codec, Command, FrameError, Limits};
-use crate::{Janus, Receipt};
+use crate::wire::{Codec, Command, Decoder, FrameError, Limits};
+use crate::{Builder, Janus, Receipt};
 
 /// The reason why a check has not passed.
 #[derive(Debug)]
@@ -101,10 +101,20 @@ impl<'a> Stage<'a> {
 
     /// Starts an instance with these settings and no listener but the carrier's.
     pub(super) async fn start(&self, config: Config) -> Result<Server<'_>, Stop> {
+        self.start_with(config, |builder| builder).await
+    }
+
+    /// Starts such an instance with further settings of its builder.
+    pub(super) async fn start_with(
+        &self,
+        config: Config,
+        prepare: impl FnOnce(Builder) -> Builder,
+    ) -> Result<Server<'_>, Stop> {
         // A [`Reader`](super::Reader) sees heartbeats and cannot answer.
         let config = Config { pong_timeout: Duration::ZERO, ..config };
-        let config = Config { listen: Vec::new(), threads: 2, drain_period: Duration::ZERO, ..config };
-        let builder = Janus::builder().config(config);
+        // The same on any machine.
+        let config = Config { listen: Vec::new(), threads: 2, homes: 1, drain_period: Duration::ZERO, ..config };
+        let builder = prepare(Janus::builder().config(config));
         let (builder, connector) = self.carrier.accept(builder, Arc::clone(&self.codec));
         let janus = builder.start().await.map_err(|error| failed(format!("the instance did not start: {error}")))?;
         Ok(Server { stage: self, janus, connector })
@@ -132,29 +142,43 @@ impl<'a> Stage<'a> {
         let mut decoder = self.codec.decoder();
         let mut decoded = Vec::new();
         for piece in pieces {
-            let mut input = *piece;
-            while let Some(command) = decoder.decode(&mut input, limits) {
-                let over = match &command {
-                    Ok(Command::Become(_)) => match decoder.successor() {
-                        Some((_, successor)) => {
-                            decoder = successor;
-                            false
-                        }
-                        None => true,
-                    },
-                    Ok(Command::PassOn | Command::Close(_) | Command::PublishAndClose { .. }) => true,
-                    Ok(_) => false,
-                    Err(error) => error.is_fatal(),
-                };
-                decoded.push(command.map(without_time));
-                if over {
-                    return decoded;
-                }
+            if feed(&mut decoder, piece, limits, &mut decoded) {
+                return decoded;
             }
         }
         decoded.extend(decoder.finish(limits));
         decoded
     }
+}
+
+/// Decodes a piece of a stream. Where the codec changes, the successor takes the place of the decoder. Returns whether the
+/// connection is over.
+pub(super) fn feed(
+    decoder: &mut Box<dyn Decoder>,
+    piece: &[u8],
+    limits: &Limits,
+    decoded: &mut Vec<Result<Command, FrameError>>,
+) -> bool {
+    let mut input = piece;
+    while let Some(command) = decoder.decode(&mut input, limits) {
+        let over = match &command {
+            Ok(Command::Become(_)) => match decoder.successor() {
+                Some((_, successor)) => {
+                    *decoder = successor;
+                    false
+                }
+                None => true,
+            },
+            Ok(Command::PassOn | Command::Close(_) | Command::PublishAndClose { .. }) => true,
+            Ok(_) => false,
+            Err(error) => error.is_fatal(),
+        };
+        decoded.push(command.map(without_time));
+        if over {
+            return true;
+        }
+    }
+    false
 }
 
 /// The command with zeros for all digits in the bytes for the client: the head of a response has the date, and the second

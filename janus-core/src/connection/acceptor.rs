@@ -31,25 +31,24 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use crate::accounts::Address;
 use crate::accounts::admission::{AddressLimit, Admission, Excess};
 use crate::accounts::reached::Limit;
-use crate::config::{Config, MAX_TCP_KEEPALIVE};
 use crate::connection::Connections;
 use crate::connection::listener::{Incoming, Listener, Origin};
+use crate::connection::moving::serve_at_home;
+use crate::connection::port::{TcpPort, prepare};
 use crate::connection::proxied::{Headers, Named};
-use crate::connection::socket_options::{self, Options, Told};
-use crate::connection::table::Reservation;
+use crate::connection::table::{Reservation, Room};
 #[cfg(feature = "tls")]
 use crate::connection::tls::handshakes;
 use crate::connection::tls::{Tls, TlsPort};
 use crate::connection::transport::{Returning, Transport, refusal};
 use crate::delivery::{End, Link, Slot};
 use crate::ground::bucket::{Bucket, Rate};
+use crate::ground::homes::HomeId;
 use crate::ground::log_lines::counted;
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
@@ -88,6 +87,12 @@ pub(crate) struct Endpoint {
     pub(crate) addr: Option<SocketAddr>,
     pub(crate) acceptor: ActorRef<Acceptor>,
     pub(crate) origin: Arc<Origin>,
+    /// The home arbiter of the Acceptor.
+    pub(crate) home: HomeId,
+    /// Whether connections go to the homes in turn, because other homes cannot accept from this listener.
+    spreads: bool,
+    /// What the sockets of a port share.
+    port: Arc<Port>,
     listener: Mutex<Place>,
     /// Whether no further connection is taken from the kernel.
     stopped: AtomicBool,
@@ -114,18 +119,68 @@ impl fmt::Debug for Place {
     }
 }
 
+/// The limits of a listener, for all homes that accept from it.
+#[derive(Debug)]
+struct Port {
+    /// The number of sockets.
+    sockets: usize,
+    /// The room for further connections under `accept_rate`.
+    pace: Mutex<Bucket>,
+}
+
+impl Port {
+    fn new(sockets: usize) -> Arc<Self> {
+        Arc::new(Self { sockets, pace: Mutex::default() })
+    }
+}
+
 impl Endpoint {
-    /// `number` tells listeners without an address apart.
+    /// For the only Acceptor of a listener. `number` tells listeners without an address apart.
     pub(crate) fn new(listener: Box<dyn Listener>, origin: Arc<Origin>, number: usize) -> Self {
-        let addr = listener.local_addr();
-        let name = match addr {
+        let name = match listener.local_addr() {
             Some(addr) => format!("acceptor {addr}"),
             None => format!("acceptor {} #{number}", origin.codec.name()),
         };
+        Self::with_name(name, listener, origin, (HomeId::FIRST, true), Port::new(1))
+    }
+
+    /// Adds an endpoint for each socket of a port: either a socket for each home, or a single socket for all homes.
+    pub(crate) fn add_port(endpoints: &mut Vec<Arc<Self>>, mut sockets: Vec<TcpPort>, origin: &Arc<Origin>) {
+        if sockets.len() == 1
+            && let Some(socket) = sockets.pop()
+        {
+            endpoints.push(Arc::new(Self::new(Box::new(socket), Arc::clone(origin), endpoints.len())));
+            return;
+        }
+        let port = Port::new(sockets.len());
+        for (socket, home) in sockets.into_iter().zip(HomeId::all()) {
+            let addr = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+            let name = format!("acceptor {addr} home {home}");
+            endpoints.push(Arc::new(Self::with_name(
+                name,
+                Box::new(socket),
+                Arc::clone(origin),
+                (home, false),
+                Arc::clone(&port),
+            )));
+        }
+    }
+
+    fn with_name(
+        name: String,
+        listener: Box<dyn Listener>,
+        origin: Arc<Origin>,
+        (home, spreads): (HomeId, bool),
+        port: Arc<Port>,
+    ) -> Self {
+        let addr = listener.local_addr();
         Self {
             addr,
             acceptor: ActorRef::new(name),
             origin,
+            home,
+            spreads,
+            port,
             listener: Mutex::new(Place::Here(listener)),
             stopped: AtomicBool::new(false),
             unserved: AtomicUsize::new(0),
@@ -188,138 +243,22 @@ impl Drop for Lent {
     }
 }
 
-/// A listening socket of TCP.
-pub(crate) struct TcpPort {
-    socket: TcpSocket,
-    /// Whether each connection has the options of this socket from the start.
-    inherits: bool,
-}
-
-enum TcpSocket {
-    /// Not yet registered with a runtime.
-    Bound(Option<std::net::TcpListener>),
-    Listening(TcpListener),
-}
-
-impl TcpPort {
-    /// Options that the kernel lacks are named in the log, unless `told` has named them already.
-    pub(crate) fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Self> {
-        let socket = TcpSocket::Bound(Some(bind(addr, config, told)?));
-        Ok(Self { socket, inherits: cfg!(target_os = "linux") })
-    }
-
-    /// A socket that listens already, with the options of the server's own sockets from now on. Another process may
-    /// listen on the same socket, so the socket is never shut down, only closed.
-    pub(crate) fn adopt(socket: std::net::TcpListener, config: &Config, told: &Told) -> io::Result<Self> {
-        // An address, and not a socket of another kind.
-        socket.local_addr()?;
-        let options = SockRef::from(&socket);
-        if !options.is_listener()? {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
-        }
-        told.warn(&socket_options::set(&options, config));
-        options.set_nonblocking(true)?;
-        // Connections may wait in the backlog already, without the options.
-        Ok(Self { socket: TcpSocket::Bound(Some(socket)), inherits: false })
-    }
-}
-
-impl Listener for TcpPort {
-    /// Read back, because port 0 lets the system choose.
-    fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.socket {
-            TcpSocket::Bound(socket) => socket.as_ref()?.local_addr().ok(),
-            TcpSocket::Listening(socket) => socket.local_addr().ok(),
-        }
-    }
-
-    fn start(&mut self) -> io::Result<()> {
-        if let TcpSocket::Bound(socket) = &mut self.socket
-            && let Some(socket) = socket.take()
-        {
-            self.socket = TcpSocket::Listening(TcpListener::from_std(socket)?);
-        }
-        Ok(())
-    }
-
-    fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Incoming>> {
-        let inherits = self.inherits;
-        match &self.socket {
-            TcpSocket::Bound(_) => Poll::Pending,
-            TcpSocket::Listening(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| {
-                // A socket from elsewhere may take connections of IPv4 for connections of IPv6.
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                Incoming { inherits, ..Incoming::tcp(stream, peer) }
-            }),
-        }
-    }
-}
-
-/// Opens a listening socket with all options for its connections to inherit.
-fn bind(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted server must not wait for the old one's connections to leave TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    told.warn(&socket_options::set(&socket, config));
-    socket.bind(&addr.into())?;
-    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
-/// Gives a socket the options that it has not inherited, even a socket that other code has accepted: all limits count
-/// on these options. `bound` has the options of the sockets that the server has bound, which are those of the start;
-/// connections of other sockets inherit nothing for sure.
-pub(crate) fn prepare(incoming: &Incoming, config: &Config, bound: Option<Options>) {
-    let Incoming { link, peer, inherits } = incoming;
-    let has_inherited = *inherits && bound == Some(Options::of(config));
-    match link {
-        Link::Tcp(stream) if !has_inherited => {
-            for missing in socket_options::set(&SockRef::from(stream), config) {
-                log::debug!(peer:%; "{peer}: {missing}");
-            }
-        }
-        // By default the buffer would hold three times as much, and the client would read stale messages.
-        #[cfg(unix)]
-        Link::Unix(stream) => {
-            if let Err(error) = SockRef::from(&**stream).set_send_buffer_size(config.send_buffer_bytes) {
-                log::debug!(peer:%; "{peer}: {error}");
-            }
-        }
-        _ => {}
-    }
-    if let (Some(stream), Peer::Addr(addr)) = (link.tcp(), peer) {
-        spread_probes(stream, *addr, config.tcp_keepalive);
-    }
-}
-
-/// Sets the time after which the kernel probes an idle connection: from three to five quarters of `tcp_keepalive`,
-/// different for each connection.
-///
-/// Thousands of clients that connect together and stay idle would all be probed in the same moment, again and again.
-/// That many answers at once do not fit through the queue of a network device, and a client whose answers are lost is
-/// taken for dead.
-fn spread_probes(stream: &TcpStream, peer: SocketAddr, keepalive: Duration) {
-    // Ports of one client follow each other; multiplied by a fraction near the golden ratio, they are spread evenly.
-    let part = f64::from(peer.port().wrapping_mul(40_503)) / f64::from(u16::MAX);
-    let time = keepalive.mul_f64(0.75 + part / 2.0).clamp(Duration::from_secs(1), MAX_TCP_KEEPALIVE);
-    // On failure the connection keeps the time of its listener: only less well spread.
-    let _ = rustix::net::sockopt::set_tcp_keepidle(stream, time);
-}
-
 pub(crate) struct Acceptor {
     shared: Arc<Connections>,
     origin: Arc<Origin>,
+    home: HomeId,
+    spreads: bool,
+    /// The number of sockets of the port.
+    sockets: usize,
     /// Until [`Accept`] takes the listener.
     listener: Option<Lent>,
 }
 
 impl Acceptor {
     pub(crate) fn new(shared: Arc<Connections>, endpoint: &Arc<Endpoint>) -> io::Result<Self> {
-        Ok(Self { shared, origin: Arc::clone(&endpoint.origin), listener: Some(endpoint.lend()?) })
+        let Endpoint { origin, home, spreads, port, .. } = &**endpoint;
+        let (origin, home, spreads, sockets) = (Arc::clone(origin), *home, *spreads, port.sockets);
+        Ok(Self { shared, origin, home, spreads, sockets, listener: Some(endpoint.lend()?) })
     }
 
     fn accepted(&self, incoming: Incoming, headers: &mut Headers) {
@@ -344,16 +283,23 @@ impl Acceptor {
                 return link.reset_on_close();
             }
         }
+        let home = if self.spreads { shared.homes.next().id } else { self.home };
         match (self.tls(), link) {
             #[cfg(feature = "tls")]
             (Some((tls, port)), Link::Tcp(socket)) => match admission {
                 Ok(admission) => {
-                    let client = handshakes::Client { peer, is_foreign, admission };
+                    let client = handshakes::Client { peer, is_foreign, admission, home };
                     tls.handshakes.begin(shared, socket, client, &self.origin, port);
                 }
                 Err(_) => handshakes::turn_away(&socket),
             },
-            (_, link) => serve(shared, Accepted { link, peer, is_foreign, admission, tls: None }, &self.origin),
+            (_, link) => {
+                let accepted = Accepted { link, peer, is_foreign, admission, tls: None, home };
+                match home == self.home {
+                    true => serve(shared, accepted, &self.origin),
+                    false => serve_at_home(shared, accepted, &self.origin),
+                }
+            }
         }
     }
 
@@ -371,19 +317,30 @@ impl Acceptor {
         Some((self.shared.tls.as_deref()?, self.origin.tls?))
     }
 
-    /// How many more connections this listener may take from the kernel, while `waiting` of them are not served yet.
+    /// The part of a limit of the listener that belongs to this Acceptor.
+    fn share(&self, limit: usize) -> usize {
+        limit.div_ceil(self.sockets)
+    }
+
+    /// How many more connections this Acceptor may take from the kernel, while `waiting` of them are not served yet.
     ///
-    /// Waiting connections, connections without their header and handshakes hold descriptors, and a full server has descriptors for no more connections
-    /// than it can make room for in a turn.
+    /// Waiting connections, connections without their header and handshakes hold descriptors, and a full server has
+    /// descriptors for no more connections than it can make room for in a turn. So the Acceptors of a port divide the
+    /// room.
     fn room(&self, waiting: usize) -> usize {
         let config = self.shared.config();
         let room = room(&self.shared);
         #[cfg(feature = "tls")]
         if let Some((tls, _)) = self.tls() {
-            let most = config.max_handshakes.min(room.max(HANDSHAKES_WHEN_FULL)).saturating_sub(waiting);
-            return tls.handshakes.room(most, config.frame_timeout);
+            let most = config.max_handshakes.min(room.max(HANDSHAKES_WHEN_FULL));
+            let own = self.share(most).saturating_sub(waiting);
+            // Nothing is cut for a connection that this Acceptor cannot take.
+            return match own {
+                0 => 0,
+                own => tls.handshakes.room(most.saturating_sub(waiting), config.frame_timeout).min(own),
+            };
         }
-        config.max_handshakes.min(room.max(SERVED_PER_TURN)).saturating_sub(waiting)
+        self.share(config.max_handshakes).min(self.share(room).max(SERVED_PER_TURN)).saturating_sub(waiting)
     }
 }
 
@@ -434,33 +391,39 @@ pub(crate) struct Accepted {
     pub(crate) admission: Result<Admission, Excess>,
     /// For hooks.
     pub(crate) tls: Option<Box<TlsClient>>,
+    /// The home arbiter of the connection.
+    pub(crate) home: HomeId,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "fault-injection"))]
 impl Accepted {
     /// A connection without limits.
     pub(crate) fn new(link: impl Into<Link>, peer: Peer) -> Self {
-        Self { link: link.into(), peer, is_foreign: false, admission: Ok(Admission::default()), tls: None }
+        Self {
+            link: link.into(),
+            peer,
+            is_foreign: false,
+            admission: Ok(Admission::default()),
+            tls: None,
+            home: HomeId::FIRST,
+        }
     }
 }
 
-/// Serves a byte stream: as a client where the server speaks first and there is a place, otherwise as a guest.
+/// Serves a byte stream on this thread, the stream's home: as a client where the server speaks first and there is a
+/// place, otherwise as a guest.
 ///
 /// A client beyond the limits of its address is a guest until it has been told.
 pub(crate) fn serve(shared: &Arc<Connections>, accepted: Accepted, origin: &Arc<Origin>) {
     let decoder = origin.codec.decoder();
-    let is_full = room(shared) == 0;
     if shared.codecs().opens(origin.codec_id) == Opens::AtOnce
         && accepted.admission.is_ok()
         && let Ok(place) = admit(shared)
     {
-        if is_full {
-            // Guests have the free places.
-            crowd_out(shared);
-        }
+        crowd_out(shared.table.crowd_out_for_reserved(&shared.config()));
         return serve_with(shared, place, accepted, origin, decoder);
     }
-    if is_full && accepted.admission.is_err() {
+    if accepted.admission.is_err() && room(shared) == 0 {
         // Words for a client beyond its limits are not worth another connection.
         return accepted.link.reset_on_close();
     }
@@ -480,28 +443,27 @@ fn serve_guest(
     decoder: Box<dyn Decoder>,
     returning: Option<Returning>,
 ) {
-    if room(shared) == 0 {
-        crowd_out(shared);
-    }
-    let Accepted { link, peer, is_foreign, admission, tls } = accepted;
+    let Accepted { link, peer, is_foreign, admission, tls, home } = accepted;
     let account = shared.accounts.of(peer);
     let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
-    let slot = shared.table.enter_guest(&shared.slot_ids, make);
-    let client = Client { peer, is_foreign, admission, tls, has_place: false, returning };
+    let config = shared.config();
+    let room = Room { config: &config, is_short: shared.memory_is_at(REFUSE) };
+    let (slot, goes) = shared.table.enter_guest(&shared.slot_ids, &room, make);
+    crowd_out(goes);
+    let client = Client { peer, is_foreign, admission, tls, home, has_place: false, returning };
     start(shared, slot, client, origin, decoder);
 }
 
-/// Ends the first guest to go.
-fn crowd_out(shared: &Connections) {
-    if let Some(guest) = shared.table.crowd_out() {
+/// Ends the guest that makes room.
+fn crowd_out(guest: Option<Arc<Slot>>) {
+    if let Some(guest) = guest {
         guest.end(End::Crowded);
     }
 }
 
-/// How many more connections there is room for before a guest must go. While memory is short, guests are few even if
-/// places are free.
+/// How many more connections there is room for before a guest must go.
 fn room(shared: &Connections) -> usize {
-    shared.table.room(&shared.config(), shared.memory_is_at(REFUSE))
+    shared.table.room(&Room { config: &shared.config(), is_short: shared.memory_is_at(REFUSE) })
 }
 
 /// Serves a byte stream as a client with a place. The decoder may hold input of the client already.
@@ -512,10 +474,10 @@ pub(crate) fn serve_with(
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
 ) {
-    let Accepted { link, peer, is_foreign, admission, tls } = accepted;
+    let Accepted { link, peer, is_foreign, admission, tls, home } = accepted;
     let account = shared.accounts.of(peer);
     let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
-    let client = Client { peer, is_foreign, admission, tls, has_place: true, returning: None };
+    let client = Client { peer, is_foreign, admission, tls, home, has_place: true, returning: None };
     start(shared, slot, client, origin, decoder);
 }
 
@@ -525,6 +487,7 @@ struct Client {
     is_foreign: bool,
     admission: Result<Admission, Excess>,
     tls: Option<Box<TlsClient>>,
+    home: HomeId,
     has_place: bool,
     /// For a connection that was passed on before.
     returning: Option<Returning>,
@@ -532,18 +495,22 @@ struct Client {
 
 /// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
 fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Arc<Origin>, decoder: Box<dyn Decoder>) {
-    let Client { peer, is_foreign, admission, tls, has_place, returning } = client;
+    let Client { peer, is_foreign, admission, tls, home, has_place, returning } = client;
     let codec = origin.codec.name();
     let how = if returning.is_some() { "came back" } else { "connected" };
     log::debug!(conn = slot.id, peer:%, transport = codec; "client {} ({peer}): {how}, {codec}", slot.id);
     shared.tracer.tell(TraceKind::Connect, || {
-        let endpoint = shared.endpoints.iter().find(|endpoint| Arc::ptr_eq(&endpoint.origin, origin));
+        let is_from = |endpoint: &&Arc<Endpoint>| {
+            Arc::ptr_eq(&endpoint.origin, origin) && (endpoint.spreads || endpoint.home == home)
+        };
+        let endpoint = shared.endpoints.iter().find(is_from);
         let from = endpoint.map_or_else(|| "program".to_owned(), |endpoint| endpoint.acceptor.name().to_string());
         Said { from, to: trace::client(slot.id), about: format!("from {peer}, {}", origin.codec.name()) }
     });
     let session = Arc::new(Session::new(peer, &slot));
-    let started = shared.transport_supervisor.start_here(|_| {
-        let mut transport = Transport::new(Arc::clone(shared), Arc::clone(&slot), session, origin, decoder, has_place);
+    let started = shared.transport_supervisor.start_dormant_here(|| {
+        let shared_too = Arc::clone(shared);
+        let mut transport = Transport::new(shared_too, Arc::clone(&slot), session, origin, decoder, has_place, home);
         transport.set_client(is_foreign, admission, tls);
         if let Some(returning) = returning {
             transport.return_with(returning);
@@ -551,6 +518,8 @@ fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Ar
         if shared.codecs().opens(origin.codec_id) == Opens::AtOnce {
             transport.begin_at_once();
         }
+        // Where the client opens the connection, a silent client has a frame's time to do so.
+        transport.note_awaited(false);
         transport
     });
     if let Err(error) = started {
@@ -565,7 +534,7 @@ impl Actor for Acceptor {
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(listener) = self.listener.take() {
             let (waiting, headers) = (VecDeque::new(), Headers::default());
-            ctx.spawn(Accept { listener, waiting, headers, pace: Bucket::default(), pause: None });
+            ctx.spawn(Accept { listener, waiting, headers, pause: None });
         }
     }
 }
@@ -573,12 +542,11 @@ impl Actor for Acceptor {
 /// Accepts for as long as the actor lives.
 struct Accept {
     listener: Lent,
-    /// Together with `headers` at most `max_handshakes` connections. If the Acceptor crashes, they are closed, as by a
+    /// Together with `headers` at most this home's part of `max_handshakes` connections. If the Acceptor crashes, they are closed, as by a
     /// crash of a Transport.
     waiting: VecDeque<Waiting>,
     /// The connections that must begin with a PROXY header.
     headers: Headers,
-    pace: Bucket,
     /// Until there are descriptors, or the pace admits another connection.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -654,7 +622,8 @@ impl Accept {
             return false;
         }
         for _ in 0..BURST.min(room) {
-            if let Err(time) = self.pace.admits(rate, now) {
+            let admitted = self.listener.endpoint.port.pace.lock().admits(rate, now);
+            if let Err(time) = admitted {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;
             }
@@ -662,7 +631,7 @@ impl Accept {
             match listener.poll_accept(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(connection)) => {
-                    self.pace.count(rate, now, 1);
+                    self.listener.endpoint.port.pace.lock().count(rate, now, 1);
                     self.waiting.push_back(Waiting::New(connection));
                 }
                 // The peer went away while it waited in the backlog.
@@ -724,33 +693,5 @@ impl Handler<crate::ground::fault::Crash> for Acceptor {
 
     fn handle(&mut self, crash: crate::ground::fault::Crash, _: &mut Context<Self>) {
         crash.now("the Acceptor");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::net::{self, Ipv4Addr};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_connection_from_before_the_adoption_of_its_socket_gets_the_options() {
-        let config = Config { send_buffer_bytes: 12_345, ..Config::default() };
-        let bound = Some(Options::of(&config));
-        let socket = net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let addr = socket.local_addr().unwrap();
-        let _early = net::TcpStream::connect(addr).unwrap();
-        let mut port = TcpPort::adopt(socket, &config, &Told::default()).unwrap();
-        let _late = net::TcpStream::connect(addr).unwrap();
-        port.start().unwrap();
-        for which in ["early", "late"] {
-            let incoming = poll_fn(|cx| port.poll_accept(cx)).await.unwrap();
-            prepare(&incoming, &config, bound);
-            let socket = SockRef::from(incoming.link.tcp().unwrap());
-            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap(), "{which}");
-            // The kernel doubles the number for its own use.
-            assert!((12_345..=2 * 12_345).contains(&socket.send_buffer_size().unwrap()), "{which}");
-        }
     }
 }

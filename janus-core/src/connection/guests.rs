@@ -109,7 +109,7 @@ mod tests {
 
     impl Host {
         fn new() -> Self {
-            Self { accounts: Accounts::default(), terms: Terms::in_tests(1, 1), last: 0 }
+            Self { accounts: Accounts::new(1), terms: Terms::in_tests(1, 1), last: 0 }
         }
 
         fn connection(&mut self, address: u8) -> Arc<Slot> {

@@ -29,11 +29,7 @@ pub(crate) async fn run(shared: Arc<Connections>) {
         rounds.next(&shared, |_| shared.clock.period()).await;
         let round = Round::begin(&shared);
         round.visit_all(&shared, &mut slow_log).await;
-        for slot in shared.local_slots() {
-            // A subscriber in this process may take its time; only its policy limits the queue.
-            slot.end_if_stalled(round.tick, u32::MAX, u32::MAX);
-            slow_log.see(&slot, &shared.clock, round.tick);
-        }
+        round.visit_locals(&shared, &mut slow_log).await;
         slow_log.note(&shared, round.tick);
         shared.accounts.sweep();
         shared.revocations.expire(now());
@@ -109,6 +105,16 @@ impl Round {
             portion = portion.end..portion.end + PORTION;
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Looks at the subscribers in this process.
+    async fn visit_locals(&self, shared: &Connections, slow_log: &mut SlowLog) {
+        let see = |slot: Arc<Slot>| {
+            // A subscriber in this process may take its time; only its policy limits the queue.
+            slot.end_if_stalled(self.tick, u32::MAX, u32::MAX);
+            slow_log.see(&slot, &shared.clock, self.tick);
+        };
+        shared.visit_slow_locals(see).await;
     }
 
     fn heartbeat_interval_of(&self, slot: &Slot) -> u32 {

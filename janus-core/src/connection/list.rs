@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Serialize, Serializer};
 
 use super::Connections;
 use crate::delivery::Slot;
@@ -22,25 +23,63 @@ use crate::wire::{Peer, TopicName};
 const PORTION: usize = 1_024;
 
 /// A served client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Serde writes the entry of the HTTP API's list of connections: the number of `topics` instead of their names, which may
+/// be many, and whole milliseconds in `lagging_for_ms`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use janus_core::{Config, Janus};
+/// # use tokio::io::{AsyncBufReadExt, BufReader};
+/// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: Vec::new(), ..Config::default() };
+/// # let janus = Janus::builder().config(config).start().await?;
+/// # let stream = tokio::net::TcpStream::connect(janus.local_addrs()[0]).await?;
+/// # let peer = stream.local_addr()?;
+/// # // The welcome comes when the client is served.
+/// # let mut client = BufReader::new(stream);
+/// # client.read_until(b'}', &mut Vec::new()).await?;
+/// # let janus = &janus;
+/// # let number = janus.connections(0, 1)[0].connection;
+/// let entry = serde_json::to_string(&janus.connections(0, 1)[0])?;
+/// # assert_eq!(entry, format!(
+/// #     r#"{{"connection":{number},"peer":"{peer}","transport":"classic","user":"","topics":0,"queued_frames":0,"queued_bytes":0,"lagging_for_ms":0}}"#
+/// # ));
+/// // {"connection":7,"peer":"127.0.0.1:50412","transport":"classic","user":"","topics":0,
+/// //  "queued_frames":0,"queued_bytes":0,"lagging_for_ms":0}
+/// # janus.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// The number of the connection, as in the log; never used again in the instance.
     pub connection: u64,
-    /// The protocol of the connection, such as `classic`.
-    pub transport: &'static str,
     /// The address of the client.
     pub peer: Peer,
+    /// The protocol of the connection, such as `classic`.
+    pub transport: &'static str,
     /// The user's name from the [hook](crate::hooks::Hooks::authenticate); empty for an unknown user.
     pub user: String,
     /// The topics of the client, in no order.
+    #[serde(serialize_with = "number")]
     pub topics: Vec<TopicName>,
     /// Frames in the client's queue; 0 while the client keeps up.
     pub queued_frames: usize,
     /// Bytes in the client's queue, with 64 more for each entry.
     pub queued_bytes: usize,
     /// For how long the queue has not been empty, to within two ticks (of a second by default).
+    #[serde(rename = "lagging_for_ms", serialize_with = "milliseconds")]
     pub lagging_for: Duration,
+}
+
+fn number<S: Serializer>(topics: &[TopicName], serializer: S) -> Result<S::Ok, S::Error> {
+    topics.len().serialize(serializer)
+}
+
+fn milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
 }
 
 /// Which connections to list, and in which order: by default the first 100 of all, by number.
@@ -116,7 +155,7 @@ impl ConnectionQuery {
     fn matches(&self, shared: &Connections, slot: &Slot, session: &Session) -> bool {
         let Self { user, peer, transport, topic, after, .. } = self;
         slot.id > *after
-            && peer.is_none_or(|peer| peer.matches(session.peer))
+            && peer.is_none_or(|peer| peer.matches(session.peer()))
             && transport.as_ref().is_none_or(|name| shared.codecs().name(slot.codec()) == name)
             && user.as_ref().is_none_or(|user| session.is_of(user))
             && topic.as_ref().is_none_or(|topic| session.has_topic(topic))
@@ -273,7 +312,7 @@ fn describe(shared: &Connections, slot: &Slot, session: &Session, tick: Tick) ->
     ConnectionInfo {
         connection: slot.id,
         transport: shared.codecs().name(slot.codec()),
-        peer: session.peer,
+        peer: session.peer(),
         user: session.identity().map(|identity| identity.user.clone()).unwrap_or_default(),
         topics: session.info().topics,
         queued_frames: lag.map_or(0, |lag| lag.frames),

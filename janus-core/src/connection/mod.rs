@@ -9,6 +9,8 @@
 //! | `linger.rs` | task | the end of a refused connection without a Transport |
 //! | `list.rs` | pure | the list of connections as the operator sees it |
 //! | `listener.rs` | trait | the sources of byte streams |
+//! | `moving.rs` | pure | the move of a connection to its home arbiter |
+//! | `port.rs` | pure | the sockets of a port, and the options of their connections |
 //! | `proxied.rs` | futures | connections of load balancers, until their PROXY header has been read |
 //! | `rates.rs` | pure | the rates of each client |
 //! | `returning.rs` | pure | the way back of a stream that was passed on |
@@ -28,6 +30,8 @@ pub(crate) mod heartbeat;
 mod linger;
 pub(crate) mod list;
 pub(crate) mod listener;
+pub(crate) mod moving;
+pub(crate) mod port;
 mod proxied;
 pub(crate) mod rates;
 pub(crate) mod returning;

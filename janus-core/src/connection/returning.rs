@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::Connections;
 use super::acceptor::{Accepted, serve_again};
 use super::listener::Origin;
+use super::moving::take_home;
 use super::transport::Returning;
 use crate::accounts::admission::Admission;
-use crate::delivery::Link;
 use crate::delivery::stream::PassedStream;
 use crate::ground::bucket::Bucket;
 use crate::hooks::TlsClient;
@@ -93,16 +93,15 @@ impl WayBack {
         }
         let Way { peer, is_foreign, admission: (admission, is_of_peer), tls, kept } = way;
         let admission = if is_of_peer { admission } else { Admission::default() };
-        let connections = Arc::clone(&shared);
-        let returned = shared.home.run(move || match Link::enter_reactor(stream, peer) {
-            // No Transport starts any more, as for a stream that comes a moment later.
-            Ok(_) if connections.is_draining() => log::debug!("{peer}: closed, because the instance is shutting down"),
-            Ok(link) => {
-                let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls };
-                let returning = Returning { is_counted: true, received, kept };
-                serve_again(&connections, accepted, &origin, returning);
+        let (connections, home) = (Arc::clone(&shared), shared.homes.next().id);
+        let returned = take_home(&shared, home, stream, peer, move |link| {
+            if connections.is_draining() {
+                // No Transport starts any more, as for a stream that comes a moment later.
+                return log::debug!("{peer}: closed, because the instance is shutting down");
             }
-            Err(error) => log::debug!("{peer}: closed, because the socket cannot be registered: {error}"),
+            let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls, home };
+            let returning = Returning { is_counted: true, received, kept };
+            serve_again(&connections, accepted, &origin, returning);
         });
         returned.map_err(|_| match shared.is_draining() {
             true => ReturnError::ShuttingDown,

@@ -1,8 +1,8 @@
-//! The shared part of the connection floor: the connections, and how the home arbiter's time is divided between them.
+//! The shared part of the connection floor: the connections, and how the time of a home arbiter is divided between them.
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use super::turn::Turns;
 use super::users::Users;
 use crate::accounts::fairness::Fairness;
 use crate::config::Config;
+use crate::ground::homes::HomeId;
 use crate::ground::log_lines::LogLines;
 use crate::hooks::{HookRunner, Revocations};
 use crate::session::Sessions;
@@ -31,10 +32,12 @@ pub(crate) struct Connections {
     /// The options of their listening sockets.
     pub(crate) bound: Options,
     pub(crate) transport_supervisor: DynamicSupervisor,
-    pub(crate) turns: Turns,
-    pub(crate) fairness: Fairness,
+    /// How the time of each home arbiter is divided, in the order of the homes.
+    shifts: Box<[Shift]>,
     /// The rates of each client.
     rates: ArcSwap<Rates>,
+    /// Whether the rates limit messages: to load the rates for each message would be a noticeable part of its cost.
+    limits_publishes: AtomicBool,
     /// The heartbeats that clients were promised before a reload.
     promised: Mutex<Promised>,
     pub(crate) users: Users,
@@ -63,17 +66,18 @@ impl Connections {
         tls: Option<Arc<Tls>>,
     ) -> Self {
         let revocations = Revocations::new(sessions.config().max_revocations);
+        let rates = Rates::new(&sessions.config(), None);
         Self {
-            rates: ArcSwap::from_pointee(Rates::new(&sessions.config(), None)),
+            limits_publishes: AtomicBool::new(rates.publishes.is_some()),
+            rates: ArcSwap::from_pointee(rates),
             promised: Mutex::default(),
             slow_clients: AtomicUsize::new(0),
             bound: Options::of(&sessions.config()),
+            shifts: sessions.homes.iter().map(|home| Shift::new(home.id)).collect(),
             sessions,
             table: ConnectionTable::default(),
             endpoints,
             transport_supervisor,
-            turns: Turns::default(),
-            fairness: Fairness::default(),
             users: Users::default(),
             cut_off_lines: LogLines::default(),
             rate_lines: LogLines::default(),
@@ -82,6 +86,16 @@ impl Connections {
             revocations,
             tls,
         }
+    }
+
+    /// How the time of a home arbiter is divided.
+    pub(crate) fn shift(&self, home: HomeId) -> &Shift {
+        &self.shifts[home.index()]
+    }
+
+    /// The endpoints without those that accept from a port of an earlier endpoint.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.iter().filter(|endpoint| endpoint.home == HomeId::FIRST)
     }
 
     /// Whether connections have been taken from the kernel and are not served yet.
@@ -105,6 +119,11 @@ impl Connections {
         self.rates.load()
     }
 
+    /// Whether the rates limit messages.
+    pub(crate) fn limits_publishes(&self) -> bool {
+        self.limits_publishes.load(Ordering::Relaxed)
+    }
+
     /// The heartbeats that clients were promised before a reload.
     pub(crate) fn promised(&self) -> Promised {
         *self.promised.lock()
@@ -112,7 +131,9 @@ impl Connections {
 
     /// Takes over the settings of a reload where this floor keeps something made from them.
     pub(crate) fn follow(&self, old: &Config, new: &Config) {
-        self.rates.store(Arc::new(Rates::new(new, Some(&self.rates()))));
+        let rates = Rates::new(new, Some(&self.rates()));
+        self.limits_publishes.store(rates.publishes.is_some(), Ordering::Relaxed);
+        self.rates.store(Arc::new(rates));
         self.promised.lock().follow(old.heartbeat_interval, new.heartbeat_interval, self.slot_ids.last());
         self.revocations.follow(new.max_revocations);
         self.terms.follow(new);
@@ -153,6 +174,19 @@ impl Connections {
     }
 }
 
+/// How the time of one home arbiter is divided between its connections.
+#[derive(Debug)]
+pub(crate) struct Shift {
+    pub(crate) turns: Turns,
+    pub(crate) fairness: Fairness,
+}
+
+impl Shift {
+    fn new(home: HomeId) -> Self {
+        Self { turns: Turns::default(), fairness: Fairness::new(home) }
+    }
+}
+
 impl Deref for Connections {
     type Target = Sessions;
 
@@ -161,9 +195,9 @@ impl Deref for Connections {
     }
 }
 
-/// A connection with slot, Transport and session: 4,000 connections took 1,880 bytes each of the binary's resident
-/// memory. With a subscription, which has a price of its own, the figure was 1,954 bytes (`docs/BENCHMARKS.md`).
-pub(crate) const CONNECTION_BYTES: usize = 1_880;
+/// A connection with slot, Transport and session: 19,000 subscribers took 1,068 bytes each of the binary's resident memory
+/// (`docs/BENCHMARKS.md`), with a subscription that has a price of its own.
+pub(crate) const CONNECTION_BYTES: usize = 1_010;
 
 /// A session in the tables, without its cursors: 15,000 sessions with a cursor each took 315 bytes each, before
 /// sessions were also kept by address.

@@ -9,7 +9,7 @@ use crate::config::SlowConsumer;
 use crate::delivery::Slot;
 use crate::ground::clock::{Clock, Tick};
 use crate::hooks::SlowClient;
-use crate::session::{Joined, Session};
+use crate::session::{Session, Subscriptions};
 use crate::supervision::in_words;
 use crate::wire::TopicName;
 
@@ -35,7 +35,7 @@ fn describe(slot: &Slot, session: Option<&Session>, tick: Tick) -> Option<SlowCl
     let (topics, topics_total, policies) = session.map(subscriptions).unwrap_or_default();
     Some(SlowClient {
         client: slot.id,
-        peer: session.map(|session| session.peer).or(lag.peer),
+        peer: session.map(|session| session.peer()).or(lag.peer),
         transport: slot.codecs().name(slot.codec()),
         queued_frames: lag.frames,
         queued_bytes: lag.bytes,
@@ -49,7 +49,7 @@ fn describe(slot: &Slot, session: Option<&Session>, tick: Tick) -> Option<SlowCl
 
 /// Some topics of a session, how many there are, and the policies of all of them.
 fn subscriptions(session: &Session) -> (Vec<TopicName>, usize, Vec<SlowConsumer>) {
-    let look = |joined: &mut Vec<Joined>| {
+    let look = |joined: &mut Subscriptions| {
         let topics = joined.iter().take(SlowClient::MAX_TOPICS).map(|(topic, _)| topic.name.clone()).collect();
         let mut policies = Vec::new();
         for (_, subscription) in joined.iter() {

@@ -32,6 +32,13 @@ struct Listed {
     refusals: usize,
 }
 
+/// What decides how much room there is for further connections.
+pub(crate) struct Room<'a> {
+    pub(crate) config: &'a Config,
+    /// Whether memory is short: guests have `reserved_connections` alone, even if places are free.
+    pub(crate) is_short: bool,
+}
+
 /// An open connection.
 #[derive(Debug)]
 struct Connected {
@@ -56,29 +63,39 @@ enum Standing {
 
 impl ConnectionTable {
     /// Enters a connection without a place of `max_connections`; `make` makes the slot from a number and an index in
-    /// the table.
-    pub(crate) fn enter_guest(&self, ids: &SlotIds, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+    /// the table. Returns the slot, and the guest to make room, if any; the caller must end the guest's connection.
+    ///
+    /// Under one lock: home arbiters that look for room at the same time would all find the last of the room.
+    pub(crate) fn enter_guest(
+        &self,
+        ids: &SlotIds,
+        room: &Room<'_>,
+        make: impl FnOnce(u64, u32) -> Slot,
+    ) -> (Arc<Slot>, Option<Arc<Slot>>) {
         let mut listed = self.listed.lock();
+        let goes = if listed.room(room) == 0 { listed.crowd_out() } else { None };
         let slot = listed.enter(ids.next(), Standing::Guest, make);
         listed.guests.add(&slot);
-        slot
+        (slot, goes)
     }
 
-    /// How many more connections there is room for. If `is_short`, guests have `reserved_connections` alone.
-    pub(crate) fn room(&self, config: &Config, is_short: bool) -> usize {
-        let Config { max_connections, reserved_connections, .. } = *config;
-        let listed = self.listed.lock();
-        let guests = listed.guests.len();
-        let room = (max_connections + reserved_connections).saturating_sub(listed.placed + listed.reserved + guests);
-        if is_short { room.min(reserved_connections.saturating_sub(guests)) } else { room }
+    /// How many more connections there is room for.
+    pub(crate) fn room(&self, room: &Room<'_>) -> usize {
+        self.listed.lock().room(room)
     }
 
-    /// Takes the first guest to go out of the count; the caller must end the guest's connection.
-    pub(crate) fn crowd_out(&self) -> Option<Arc<Slot>> {
+    /// Takes the first guest to go out of the count if a reserved place has taken the last of the room, as guests use
+    /// free places; the caller must end the guest's connection.
+    pub(crate) fn crowd_out_for_reserved(&self, config: &Config) -> Option<Arc<Slot>> {
         let mut listed = self.listed.lock();
-        let slot = listed.guests.take_first()?;
-        listed.set_standing(&slot, Standing::Crowded);
-        Some(slot)
+        let taken = listed.placed + listed.reserved + listed.guests.len();
+        if taken > config.max_connections + config.reserved_connections { listed.crowd_out() } else { None }
+    }
+
+    /// As if a newcomer had found no room.
+    #[cfg(all(test, feature = "fault-injection"))]
+    pub(crate) fn crowd_out(&self) -> Option<Arc<Slot>> {
+        self.listed.lock().crowd_out()
     }
 
     /// Notes that a guest has published. Returns the guest to make room, if any; the caller must end the guest's
@@ -119,7 +136,7 @@ impl ConnectionTable {
 
     /// Notes the session of a connection. The session may change.
     pub(crate) fn set_session(&self, slot: &Arc<Slot>, session: &Arc<Session>) {
-        let earlier = slot.place.and_then(|place| {
+        let earlier = slot.place().and_then(|place| {
             let slots = &mut self.listed.lock().slots;
             let connected = slots.get_mut(place as usize).filter(|other| Arc::ptr_eq(&other.slot, slot))?;
             connected.session.replace(Arc::clone(session))
@@ -131,11 +148,11 @@ impl ConnectionTable {
     /// The session of a connection whose client is served.
     pub(crate) fn session(&self, slot: &Slot) -> Option<Arc<Session>> {
         let slots = &self.listed.lock().slots;
-        slots.get(slot.place? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
+        slots.get(slot.place()? as usize).filter(|other| other.slot.id == slot.id)?.session.clone()
     }
 
     pub(crate) fn remove(&self, slot: &Arc<Slot>) {
-        let Some(place) = slot.place.map(|place| place as usize) else { return };
+        let Some(place) = slot.place().map(|place| place as usize) else { return };
         let removed = {
             let mut listed = self.listed.lock();
             let standing = listed.standing(slot);
@@ -194,6 +211,19 @@ impl ConnectionTable {
 }
 
 impl Listed {
+    fn room(&self, Room { config, is_short }: &Room<'_>) -> usize {
+        let Config { max_connections, reserved_connections, .. } = **config;
+        let guests = self.guests.len();
+        let room = (max_connections + reserved_connections).saturating_sub(self.placed + self.reserved + guests);
+        if *is_short { room.min(reserved_connections.saturating_sub(guests)) } else { room }
+    }
+
+    fn crowd_out(&mut self) -> Option<Arc<Slot>> {
+        let slot = self.guests.take_first()?;
+        self.set_standing(&slot, Standing::Crowded);
+        Some(slot)
+    }
+
     fn has_place(&self, max_connections: usize) -> bool {
         self.placed + self.reserved < max_connections
     }
@@ -205,7 +235,7 @@ impl Listed {
     }
 
     fn entry(&mut self, slot: &Slot) -> Option<&mut Connected> {
-        self.slots.get_mut(slot.place? as usize).filter(|other| std::ptr::eq(&*other.slot, slot))
+        self.slots.get_mut(slot.place()? as usize).filter(|other| std::ptr::eq(&*other.slot, slot))
     }
 
     fn standing(&mut self, slot: &Slot) -> Option<Standing> {

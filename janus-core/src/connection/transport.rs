@@ -27,6 +27,7 @@
 //! | `places.rs` | takes a place of `max_connections`, or stays a guest |
 //! | `portion.rs` | waits for a portion of work |
 //! | `publishing.rs` | publishes |
+//! | `rare.rs` | keeps what most connections never have |
 //! | `reading.rs` | reads and decodes |
 //! | `resuming.rs` | takes over a session and replays missed messages |
 //! | `subscribing.rs` | subscribes and unsubscribes |
@@ -38,14 +39,14 @@
 macro_rules! log_client {
     ($transport:expr, $level:expr, [$($pairs:tt)+], $($words:tt)+) => {
         log::log!(
-            $level, conn = $transport.slot.id, peer:% = $transport.session.peer, $($pairs)+;
-            "client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+)
+            $level, conn = $transport.slot.id, peer:% = $transport.session.peer(), $($pairs)+;
+            "client {} ({}): {}", $transport.slot.id, $transport.session.peer(), format_args!($($words)+)
         )
     };
     ($transport:expr, $level:expr, $($words:tt)+) => {
         log::log!(
-            $level, conn = $transport.slot.id, peer:% = $transport.session.peer;
-            "client {} ({}): {}", $transport.slot.id, $transport.session.peer, format_args!($($words)+)
+            $level, conn = $transport.slot.id, peer:% = $transport.session.peer();
+            "client {} ({}): {}", $transport.slot.id, $transport.session.peer(), format_args!($($words)+)
         )
     };
 }
@@ -64,6 +65,7 @@ mod pacing;
 mod places;
 mod portion;
 mod publishing;
+mod rare;
 mod reading;
 mod resuming;
 mod subscribing;
@@ -72,32 +74,31 @@ mod tests;
 mod users;
 mod whence;
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::Bytes;
 
-use crate::accounts::admission::{AddressLimit, Admission, Excess};
+use crate::accounts::admission::{Admission, Excess};
 use crate::connection::Connections;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
 use crate::ground::clock::Deadline;
+use crate::ground::homes::HomeId;
 use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
+use crate::supervision::Dormant;
 use crate::topic::publish::{PublishError, Receipt};
 use crate::topic::{TopicError, TopicState};
 use crate::wire::{Command, Decoder, ErrorCode, FrameError, Open, TopicName};
 
-use beginning::Preface;
 use closing::Closing;
 use commands::{Lengthy, Queueing};
-use identity::{Due, Renewal};
+use identity::Renewal;
 use keeping::Answers;
 pub(crate) use keeping::Returning;
 use opening::PassingOn;
@@ -105,9 +106,9 @@ pub(crate) use opening::refusal;
 use pacing::{Pace, Slowed};
 use portion::Portion;
 use publishing::{Offering, Permitting};
+use rare::Seldom;
 use resuming::{Prepared, Replaying};
 use subscribing::{Asked, AskedPatiently, Asking, refused};
-use whence::Arrival;
 
 /// How long a request that changes no message, such as subscribing, may take, crashes of the actors involved included.
 pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,6 +118,8 @@ pub(crate) struct Transport {
     shared: Arc<Connections>,
     slot: Arc<Slot>,
     session: Arc<Session>,
+    /// The arbiter on which the Transport lives.
+    home: HomeId,
     /// Whether the topics have been left and the session has been detached.
     has_left: bool,
     decoder: Box<dyn Decoder>,
@@ -133,33 +136,18 @@ pub(crate) struct Transport {
     answers: Answers,
     /// Whether a proxy has passed the client on from elsewhere.
     is_foreign: bool,
-    /// What a connection needs to come back after it was passed on, as far as the first request has changed that.
-    arrival: Option<Box<Arrival>>,
     /// Whether the first request has been asked for the client's own address.
     knows_client: bool,
     /// Counts against the limits of the client's address.
     admission: Admission,
-    /// The limit of its address that the client is beyond, until the client is told.
-    excess: Option<AddressLimit>,
     /// Whether the client has not asked for anything yet, and so may still take over an earlier session.
     fresh: bool,
-    /// The result of the TLS handshake, until the hooks are asked about the client.
-    tls: Option<Box<TlsClient>>,
     /// The topic of the last message: a publisher mostly continues with the same topic.
     published: Option<Arc<TopicState>>,
-    /// The numbers of the latest topics from which the client has unsubscribed.
-    #[expect(
-        clippy::box_collection,
-        reason = "most clients leave no topic by their own will, and a pointer is a quarter of a queue"
-    )]
-    left: Option<Box<VecDeque<u64>>>,
-    /// Bytes read and not yet decoded, while a command waits. Boxed, as the next two fields: most connections have
-    /// none, and 19,000 connections pay for every byte of this struct.
+    /// Bytes read and not yet decoded, while a command waits. Boxed, because most connections have none, and 19,000
+    /// connections pay for every byte of this struct.
     rest: Option<Box<Bytes>>,
-    /// For a client that names all topics at once, until the topics have been asked for.
-    preface: Option<Box<Preface>>,
-    /// What is left to do for the client's identity, if anything.
-    due: Option<Box<Due>>,
+    rare: Seldom,
     /// When the next proof of identity may be asked about.
     next_renewal: Deadline,
     /// Whether the decoder may yield another command without further bytes.
@@ -172,8 +160,6 @@ pub(crate) struct Transport {
     counts_for_user: bool,
     /// Whether the connection counts as open, see `Codecs::open`.
     counts_as_open: bool,
-    /// Whether the stream has been passed on to another owner.
-    passed_on: bool,
     /// Whether the connection serves requests of an API, and nothing else so far.
     is_of_requests: bool,
     /// Why the server ends the connection, if it does.
@@ -181,7 +167,7 @@ pub(crate) struct Transport {
     step: Step,
 }
 
-/// The present step of the Transport.
+/// The present step of the Transport. A pointer at most, because nearly all of 19,000 connections are reading.
 enum Step {
     /// Reading and decoding.
     Reading,
@@ -193,10 +179,8 @@ enum Step {
     Joining(Box<Asked>),
     /// Waiting for a topic that must be made first, or has just crashed, to take the subscriber.
     JoiningPatiently(Box<AskedPatiently>),
-    /// Waiting for a command that takes longer, or needs other actors.
-    Waiting(Pin<Box<dyn Future<Output = Outcome>>>),
-    /// Waiting for a hook to say whether the client is served, or keeps being served. The hook holds this many bytes of the client's input.
-    Authenticating(Pin<Box<dyn Future<Output = Outcome>>>, usize),
+    /// Waiting for a command that takes longer, or needs other actors, or for a hook to say whether the client is served.
+    Waiting(Box<Waiting>),
     /// Waiting for a hook to say whether a message may be published.
     Permitting(Box<Permitting>),
     /// Waiting for room in a topic.
@@ -213,8 +197,27 @@ enum Step {
     Closing(Box<Closing>),
     /// Passing the stream on to another owner, once the bytes read with its head are at hand.
     PassingOn(Box<PassingOn>),
+    /// Nothing is left to do, because the stream has another owner.
+    PassedOn,
     /// Nothing is left to do.
     Over,
+}
+
+/// A command that takes longer, or a question to a hook.
+struct Waiting {
+    command: Pin<Box<dyn Future<Output = Outcome>>>,
+    /// The bytes of the client's input that the hook holds.
+    held: usize,
+}
+
+impl Step {
+    fn waiting(command: impl Future<Output = Outcome> + 'static) -> Self {
+        Self::waiting_with(command, 0)
+    }
+
+    fn waiting_with(command: impl Future<Output = Outcome> + 'static, held: usize) -> Self {
+        Self::Waiting(Box::new(Waiting { command: Box::pin(command), held }))
+    }
 }
 
 /// The result of a step in which the Transport waited.
@@ -243,12 +246,14 @@ impl Transport {
         origin: &Arc<Origin>,
         decoder: Box<dyn Decoder>,
         has_place: bool,
+        home: HomeId,
     ) -> Self {
         slot.codecs().note_opened(slot.codec());
         let mut transport = Self {
             shared,
             slot,
             session,
+            home,
             has_left: false,
             decoder,
             origin: Arc::clone(origin),
@@ -258,17 +263,12 @@ impl Transport {
             is_counted: false,
             answers: Answers::default(),
             is_foreign: false,
-            arrival: None,
             knows_client: false,
             admission: Admission::default(),
-            excess: None,
             fresh: true,
-            tls: None,
             published: None,
-            left: None,
             rest: None,
-            preface: None,
-            due: None,
+            rare: Seldom::default(),
             next_renewal: Deadline::default(),
             undecoded: true,
             owes_record: false,
@@ -276,7 +276,6 @@ impl Transport {
             pace: Pace::default(),
             counts_for_user: false,
             counts_as_open: true,
-            passed_on: false,
             is_of_requests: false,
             why: None,
             step: Step::Reading,
@@ -294,16 +293,19 @@ impl Transport {
         admission: Result<Admission, Excess>,
         tls: Option<Box<TlsClient>>,
     ) {
-        (self.is_foreign, self.tls) = (is_foreign, tls);
+        self.is_foreign = is_foreign;
+        if tls.is_some() {
+            self.rare.make().tls = tls;
+        }
         match admission {
             Ok(admission) => self.admission = admission,
-            Err(Excess { limit, .. }) => self.excess = Some(limit),
+            Err(Excess { limit, .. }) => self.rare.make().excess = Some(limit),
         }
     }
 
     /// Opens a connection whose server speaks first, or tells the client which limit of its address is reached.
     pub(crate) fn begin_at_once(&mut self) {
-        match self.excess.take() {
+        match self.rare.take_excess() {
             None => self.open(Open::default()),
             Some(limit) => self.refuse_excess(limit),
         }
@@ -327,7 +329,7 @@ impl Transport {
             match &mut self.step {
                 Step::Reading => ready!(self.read_or_assign(cx)),
                 Step::Queueing(queueing) => {
-                    ready!(self.shared.turns.poll_place(&mut queueing.ticket, cx.waker()));
+                    ready!(self.shared.shift(self.home).turns.poll_place(&mut queueing.ticket, cx.waker()));
                     let Step::Queueing(queueing) = std::mem::replace(&mut self.step, Step::Reading) else { continue };
                     self.proceed(queueing.then);
                 }
@@ -342,8 +344,8 @@ impl Transport {
                         Err(error) => self.answer_error(error),
                     }
                 }
-                Step::Waiting(command) | Step::Authenticating(command, _) => {
-                    let outcome = ready!(command.as_mut().poll(cx));
+                Step::Waiting(waiting) => {
+                    let outcome = ready!(waiting.command.as_mut().poll(cx));
                     self.step = Step::Reading;
                     self.conclude(outcome);
                 }
@@ -368,29 +370,41 @@ impl Transport {
                 Step::Emptying(_) => ready!(self.empty()),
                 Step::Closing(_) => ready!(self.finish_closing(cx)),
                 Step::PassingOn(_) => self.finish_passing_on(),
-                Step::Over => return Poll::Ready(()),
+                Step::PassedOn | Step::Over => return Poll::Ready(()),
             }
         }
     }
 
     /// Whether the connection closes already, or has.
     fn is_closing(&self) -> bool {
-        matches!(self.step, Step::Closing(_) | Step::Over)
+        matches!(self.step, Step::Closing(_) | Step::PassedOn | Step::Over)
     }
 }
 
 impl Actor for Transport {
     type Context = Context<Self>;
 
-    fn started(&mut self, ctx: &mut Context<Self>) {
-        // Where the client opens the connection, a silent client has a frame's time to do so.
-        self.note_awaited(false);
-        ctx.spawn(Connection);
+    fn stopping(&mut self, _: &mut Context<Self>) -> Running {
+        self.stopping_dormant()
+    }
+}
+
+/// An idle connection has no context: 19,000 contexts would take as much memory as all else of these connections.
+impl Dormant for Transport {
+    fn poll_work(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
+        let mut run = self.run(cx);
+        if self.note_input() && run.is_pending() {
+            self.end(End::Overloaded);
+            run = self.run(cx);
+        }
+        self.charge();
+        self.rare.tidy();
+        run
     }
 
     /// A stop by the supervisor is a close: the connection lasts until its queue is written.
-    fn stopping(&mut self, _: &mut Context<Self>) -> Running {
-        if matches!(self.step, Step::Over) {
+    fn stopping_dormant(&mut self) -> Running {
+        if self.is_over() {
             return Running::Stop;
         }
         self.end(End::Draining);
@@ -415,29 +429,5 @@ impl Drop for Transport {
         if !self.slot.close() {
             self.shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Drives the Transport for as long as its connection lasts.
-struct Connection;
-
-impl ActorFuture<Transport> for Connection {
-    type Output = ();
-
-    fn poll(
-        self: Pin<&mut Self>,
-        transport: &mut Transport,
-        ctx: &mut Context<Transport>,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<()> {
-        let mut run = transport.run(cx);
-        if transport.note_input() && run.is_pending() {
-            transport.end(End::Overloaded);
-            run = transport.run(cx);
-        }
-        transport.charge();
-        ready!(run);
-        ctx.stop();
-        Poll::Ready(())
     }
 }

@@ -4,8 +4,8 @@
 //! leaves when it begins to close, however its Transport ends. Each connection is listed once at most, so
 //! `max_connections` bounds the table. Without the limit, the table stays empty.
 //!
-//! The home arbiter alone changes the table. A connection that takes over the session of another connection takes the
-//! other's place in the same turn.
+//! A connection that takes over the session of another connection takes the other's place, in one step: no connection of
+//! the user on another home can take the place in between.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,12 +27,13 @@ pub(crate) struct Users {
 pub(crate) struct Full;
 
 impl Users {
-    /// Enters a connection of a user who may have `most`. Returns the connection that has to go instead, if any; it is
-    /// not listed any more, and the caller must end it.
+    /// Enters a connection of a user who may have `most`, in the place of another connection if that one is listed.
+    /// Returns the connection that has to go instead, if any; it is not listed any more, and the caller must end it.
     pub(crate) fn enter(
         &self,
         user: &str,
         slot: &Arc<Slot>,
+        in_place_of: Option<u64>,
         most: usize,
         when_full: UserLimit,
     ) -> Result<Option<Arc<Slot>>, Full> {
@@ -41,6 +42,8 @@ impl Users {
             table.insert(user.into(), vec![Arc::clone(slot)]);
             return Ok(None);
         };
+        let other = in_place_of.and_then(|id| connections.binary_search_by_key(&id, |slot| slot.id).ok());
+        let other = other.map(|place| connections.remove(place));
         let is_full = connections.len() >= most;
         if is_full && when_full == UserLimit::Refuse {
             return Err(Full);
@@ -48,6 +51,9 @@ impl Users {
         let oldest = is_full.then(|| connections.remove(0));
         let place = connections.partition_point(|other| other.id < slot.id);
         connections.insert(place, Arc::clone(slot));
+        // Without the lock: this may be the last reference to a socket.
+        drop(table);
+        drop(other);
         Ok(oldest)
     }
 
@@ -91,12 +97,12 @@ mod tests {
     #[test]
     fn beyond_the_limit_a_connection_is_refused_or_the_oldest_goes() {
         let users = Users::default();
-        assert_eq!(users.enter("alice", &slot(7), 2, UserLimit::Refuse).unwrap().map(|slot| slot.id), None);
-        assert_eq!(users.enter("alice", &slot(5), 2, UserLimit::Refuse).unwrap().map(|slot| slot.id), None);
-        assert_eq!(users.enter("alice", &slot(9), 2, UserLimit::Refuse).unwrap_err(), Full);
-        assert_eq!(users.enter("bob", &slot(10), 2, UserLimit::Refuse).unwrap().map(|slot| slot.id), None);
+        assert_eq!(users.enter("alice", &slot(7), None, 2, UserLimit::Refuse).unwrap().map(|slot| slot.id), None);
+        assert_eq!(users.enter("alice", &slot(5), None, 2, UserLimit::Refuse).unwrap().map(|slot| slot.id), None);
+        assert_eq!(users.enter("alice", &slot(9), None, 2, UserLimit::Refuse).unwrap_err(), Full);
+        assert_eq!(users.enter("bob", &slot(10), None, 2, UserLimit::Refuse).unwrap().map(|slot| slot.id), None);
         // The oldest connection, although another was known earlier.
-        let goes = users.enter("alice", &slot(9), 2, UserLimit::CloseOldest).unwrap();
+        let goes = users.enter("alice", &slot(9), None, 2, UserLimit::CloseOldest).unwrap();
         assert_eq!((goes.map(|slot| slot.id), users.count("alice")), (Some(5), 2));
         users.leave("alice", 5);
         assert_eq!(users.count("alice"), 2, "it has gone already");
@@ -104,6 +110,17 @@ mod tests {
         users.leave("alice", 7);
         users.leave("bob", 10);
         assert!(users.table.lock().is_empty());
+    }
+
+    #[test]
+    fn a_connection_with_the_session_of_another_takes_the_place_of_that_one() {
+        let users = Users::default();
+        for id in [5, 7] {
+            users.enter("alice", &slot(id), None, 2, UserLimit::Refuse).unwrap();
+        }
+        let entered = |id, other| users.enter("alice", &slot(id), Some(other), 2, UserLimit::Refuse).map(|_| ());
+        assert_eq!((entered(8, 5), users.count("alice")), (Ok(()), 2));
+        assert_eq!(entered(9, 5), Err(Full), "it has gone already");
     }
 
     proptest! {
@@ -121,7 +138,7 @@ mod tests {
                 let (id, user) = (number as u64 + 1, user.to_string());
                 let listed = model.entry(user.clone()).or_default();
                 if what > 0 {
-                    let entered = users.enter(&user, &slot(id), most, when_full);
+                    let entered = users.enter(&user, &slot(id), None, most, when_full);
                     if listed.len() < most || closes {
                         let goes = (listed.len() >= most).then(|| listed.remove(0));
                         listed.push(id);

@@ -19,14 +19,20 @@ use bytes::{Bytes, BytesMut};
 use super::codecs::{CLASSIC, CodecId, Codecs};
 use super::{Ledger, UnderWay};
 use crate::ground::clock::Tick;
-use crate::wire::classic::MessageParts;
+use crate::wire::classic::{MessageParts, Run};
 use crate::wire::{self, Epoch, Position, ServerEvent, TopicName};
 
-/// Sealed frames with dense sequence numbers.
+/// Sealed frames with dense sequence numbers, or numbers whose messages an engine has lost.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) topic: TopicName,
     first_seq: u64,
+    last_seq: u64,
+    /// For lost numbers, the last position before them that belongs to the history of this batch's epoch. A batch of lost
+    /// numbers has no frames, and each subscriber is told of a gap in its place.
+    lost_after: Option<Position>,
+    /// The share of other nodes' publishers in the batch.
+    foreign: Share,
     classic: Frames,
     /// The same frames in other wire formats.
     others: Others,
@@ -49,6 +55,13 @@ struct Frames {
     bytes: Bytes,
     /// The end of each frame in `bytes`; never empty, and the last end is `bytes.len()`.
     ends: Vec<u32>,
+}
+
+/// A number of messages, and the bytes of their frames in the classic protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
 }
 
 /// A list for growth at the end and reads without a lock.
@@ -77,6 +90,8 @@ impl<'a> View<'a> {
     pub(crate) fn start_of(&self, seq: u64) -> usize {
         match seq.saturating_sub(self.first_seq) {
             0 => 0,
+            // Lost numbers have no frames.
+            _ if self.ends.is_empty() => 0,
             skipped => self.ends[(skipped as usize).min(self.ends.len()) - 1] as usize,
         }
     }
@@ -91,6 +106,8 @@ impl<'a> View<'a> {
         self.bytes
     }
 }
+
+const NOTHING_BUT_MESSAGES: &str = "a topic numbers nothing but messages, which it encoded";
 
 impl Frames {
     fn accounted_bytes(&self) -> usize {
@@ -107,11 +124,60 @@ impl Batch {
     }
 
     pub(crate) fn last_seq(&self) -> u64 {
-        self.first_seq + self.classic.ends.len() as u64 - 1
+        self.last_seq
     }
 
+    /// The number of messages; 0 for a batch of lost numbers.
     pub(crate) fn frames(&self) -> usize {
         self.classic.ends.len()
+    }
+
+    /// The messages of other nodes' publishers, which take no room of this node's publishers.
+    pub(crate) fn foreign(&self) -> Share {
+        self.foreign
+    }
+
+    /// Whether an engine has lost the messages with these numbers.
+    #[inline]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost_after.is_some()
+    }
+
+    /// For a batch of lost numbers, the last position before them.
+    pub(crate) fn lost_after(&self) -> Option<Position> {
+        self.lost_after
+    }
+
+    /// The position of the last number.
+    pub(crate) fn last_position(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.last_seq }
+    }
+
+    /// Whether the batch comes right after this position, in the same history.
+    pub(crate) fn continues(&self, position: Position) -> bool {
+        let is_same = self.lost_after.map_or(self.epoch == position.epoch, |after| after == position);
+        is_same && self.first_seq == position.seq + 1
+    }
+
+    /// A batch of the lost numbers `after.seq + 1` up to `to`, whose epoch is that of the numbers behind.
+    pub(crate) fn lost(topic: &TopicName, after: Position, to: Position, tick: Tick, ledger: &Arc<Ledger>) -> Self {
+        let batch = Self {
+            topic: topic.clone(),
+            first_seq: after.seq + 1,
+            last_seq: to.seq,
+            lost_after: Some(after),
+            foreign: Share::default(),
+            classic: Frames { bytes: Bytes::new(), ends: Vec::new() },
+            others: OnceLock::new(),
+            epoch: to.epoch,
+            tick,
+            begun: Instant::now(),
+            pass: AtomicU64::new(0),
+            horizon: AtomicU64::new(0),
+            ledger: Arc::clone(ledger),
+        };
+        ledger.add_frames(batch.accounted_bytes());
+        batch
     }
 
     /// Notes that the batch is handed out from now on. A second time, after a crash in between, only the later pass
@@ -120,6 +186,11 @@ impl Batch {
         if self.pass.swap(pass.number, Ordering::Relaxed) == 0 {
             self.horizon.store(pass.horizon, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that the messages were handed out before, at the time of this pass at the latest.
+    pub(crate) fn note_handed_out_by(&self, pass: u64) {
+        self.pass.store(pass, Ordering::Relaxed);
     }
 
     /// The number of the pass that has handed the batch out, or is about to.
@@ -201,8 +272,11 @@ impl Batch {
         wire::put_json_string(&mut topic_json, self.topic.as_str());
         let topic_json = str::from_utf8(&topic_json).expect("JSON is text");
         let horizon = Some(self.horizon.load(Ordering::Relaxed)).filter(|horizon| *horizon > 0);
-        for seq in self.first_seq..=self.last_seq() {
-            let parts = self.parts(seq);
+        let (mut run, mut start) = (Run::default(), 0);
+        for (seq, &end) in (self.first_seq..).zip(&self.classic.ends) {
+            let frame = &self.classic.bytes[start..end as usize];
+            start = end as usize;
+            let parts = run.next(frame).expect(NOTHING_BUT_MESSAGES);
             let message = wire::NumberedMessage {
                 topic: &self.topic,
                 topic_json,
@@ -222,7 +296,7 @@ impl Batch {
     /// The message with this number of the batch.
     pub(crate) fn parts(&self, seq: u64) -> MessageParts<'_> {
         let range = self.classic().range(seq..seq + 1);
-        MessageParts::of(&self.classic.bytes[range]).expect("a topic numbers nothing but messages, which it encoded")
+        MessageParts::of(&self.classic.bytes[range]).expect(NOTHING_BUT_MESSAGES)
     }
 
     /// The part of the batch's memory with this text of [`parts`](Self::parts).
@@ -247,6 +321,8 @@ pub(crate) struct OpenBatch {
     ends: Vec<u32>,
     /// When the first frame was committed, if any.
     begun: Option<Instant>,
+    /// The share of other nodes' publishers.
+    foreign: Share,
 }
 
 impl OpenBatch {
@@ -261,6 +337,17 @@ impl OpenBatch {
         let start = self.committed_len();
         self.ends.push(u32::try_from(self.bytes.len()).expect("a batch is sealed long before 4 GiB"));
         self.bytes.len() - start
+    }
+
+    /// The last frame is of another node's publisher. Takes the length of the frame.
+    pub(crate) fn note_foreign(&mut self, length: usize) {
+        self.foreign.frames += 1;
+        self.foreign.bytes += length;
+    }
+
+    /// The share of other nodes' publishers in the batch so far.
+    pub(crate) fn foreign(&self) -> Share {
+        self.foreign
     }
 
     pub(crate) fn truncate_uncommitted(&mut self) {
@@ -298,6 +385,9 @@ impl OpenBatch {
         Batch {
             topic: topic.clone(),
             first_seq,
+            last_seq: next_seq - 1,
+            lost_after: None,
+            foreign: std::mem::take(&mut self.foreign),
             classic,
             others: OnceLock::new(),
             epoch,
@@ -349,6 +439,18 @@ pub(crate) mod tests {
         assert_eq!(batch.classic().start_of(12), 6);
         assert_eq!(batch.classic().start_of(13), 11);
         assert_eq!(batch.classic().range(11..12), 3..6);
+    }
+
+    #[test]
+    fn lost_numbers_have_no_bytes_in_any_codec() {
+        let (ledger, after) = (Arc::default(), Position { epoch: Epoch::new(7), seq: 9 });
+        let batch = Batch::lost(&topic(), after, Position { epoch: Epoch::new(8), seq: 11 }, Tick::new(1), &ledger);
+        assert_eq!((batch.first_seq(), batch.last_seq(), batch.frames()), (10, 11, 0));
+        assert_eq!((batch.is_lost(), batch.lost_after()), (true, Some(after)));
+        assert!((9..=13).all(|seq| batch.start_of(seq) == 0 && batch.range(seq..seq + 1).is_empty()));
+        assert!(ledger.bytes() > 0);
+        drop(batch);
+        assert_eq!(ledger.bytes(), 0);
     }
 
     #[test]

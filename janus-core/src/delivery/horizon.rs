@@ -21,12 +21,14 @@ pub(crate) struct PassNumbers(Mutex<Numbers>);
 struct Numbers {
     /// The last number given out. 0 is the number of no pass, and the horizon of no pass.
     last: u64,
+    /// The last number before the first of this instance: earlier horizons are of other instances.
+    start: u64,
     under_way: BTreeSet<u64>,
 }
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self { last: 1, under_way: BTreeSet::new() }
+        Self { last: 1, start: 0, under_way: BTreeSet::new() }
     }
 }
 
@@ -41,6 +43,21 @@ impl PassNumbers {
     pub(crate) fn continue_after(&self, last: u64) {
         let mut numbers = self.0.lock();
         numbers.last = numbers.last.max(last);
+        if numbers.start > 0 {
+            numbers.start = numbers.last;
+        }
+    }
+
+    /// Begins after this number, which other nodes of a cluster have not chosen: their horizons mean nothing here.
+    pub(crate) fn begin_apart(&self, start: u64) {
+        let mut numbers = self.0.lock();
+        (numbers.last, numbers.start) = (start, start);
+    }
+
+    /// Whether a horizon may be one of this instance.
+    pub(crate) fn knows(&self, horizon: u64) -> bool {
+        let numbers = self.0.lock();
+        (numbers.start..=numbers.last).contains(&horizon)
     }
 
     /// Numbers a pass. The pass is under way until the returned guard is dropped.

@@ -5,7 +5,7 @@
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use super::{End, Engine, Slot};
+use super::{Deliveries, End, Slot};
 use crate::accounts::Account;
 use crate::accounts::received::{Holder, Kept};
 use crate::ground::clock::Tick;
@@ -15,14 +15,14 @@ const AT_ONCE: usize = 32;
 
 impl Slot {
     /// Notes the bytes of input kept for this connection; returns whether there are more than before.
-    pub(crate) fn note_kept(self: &Arc<Self>, bytes: usize, tick: Tick, engine: &Engine) -> bool {
+    pub(crate) fn note_kept(self: &Arc<Self>, bytes: usize, tick: Tick, deliveries: &Deliveries) -> bool {
         let Some(account) = self.account() else { return false };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(Kept::MAX_BYTES);
         let holder = || Arc::clone(self) as Arc<dyn Holder>;
         let noted = self.kept.note(account, bytes, self.unfinished_for(tick), tick, (self.id, holder));
         let Some(before) = noted else { return false };
-        engine.ledger().add_received(bytes as usize);
-        engine.ledger().remove_received(before as usize);
+        deliveries.ledger().add_received(bytes as usize);
+        deliveries.ledger().remove_received(before as usize);
         bytes > before
     }
 }
@@ -37,7 +37,7 @@ impl Holder for Slot {
     }
 }
 
-impl Engine {
+impl Deliveries {
     /// The limit in bytes for all clients' input together; `None` without a budget.
     pub(crate) fn input_bound(&self) -> Option<usize> {
         let config = self.config();

@@ -13,6 +13,8 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use rustix::fd::AsFd;
+#[cfg(target_os = "linux")]
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
@@ -60,6 +62,17 @@ impl Link {
             Self::Stream(stream) => stream.send(&[IoSlice::new(bytes)]),
             #[cfg(all(test, feature = "fault-injection"))]
             Self::Memory(stream) => stream.send(&[IoSlice::new(bytes)]),
+        }
+    }
+
+    /// The socket that the bytes go to as they are; `None` if they are encrypted first, or no socket takes them.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(socket) => Some(socket.as_fd()),
+            Self::Unix(socket) => Some(socket.as_fd()),
+            _ => None,
         }
     }
 

@@ -12,6 +12,8 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+#[cfg(target_os = "linux")]
+use super::slot::volley;
 use super::{Batch, Ledger, Subscription};
 use crate::ground::clock::Tick;
 use crate::ground::fault::Faults;
@@ -23,6 +25,17 @@ pub(crate) use crate::ground::fault::Server;
 /// Tests of this crate have few subscribers, and still want several pieces.
 pub(crate) const PIECE: usize = if cfg!(test) { 4 } else { 32 };
 
+/// Pieces of a small pass that several threads serve together: several for each thread, so that the threads end at
+/// nearly the same time.
+const PIECES: usize = 8;
+
+/// The smallest piece.
+const LEAST_PIECE: usize = 4;
+
+/// Bytes of a batch that take as long to send as a small batch. A piece of a large batch has fewer subscribers, and a
+/// turn fewer sends, or everything else on this thread would wait for milliseconds.
+const WEIGHT_BYTES: usize = 24 * 1024;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Pass {
@@ -30,6 +43,10 @@ pub(crate) struct Pass {
     subscribers: Arc<Vec<Arc<Subscription>>>,
     tick: Tick,
     help: Help,
+    /// Subscribers claimed at once.
+    piece: usize,
+    /// What a subscriber counts for in a turn: the sends of small batches that take as long.
+    weight: usize,
     /// The first unclaimed subscriber; may run past the end.
     cursor: AtomicUsize,
     /// Finished subscribers. The pass is complete when all are finished.
@@ -49,11 +66,19 @@ impl Pass {
         help: Help,
         faults: Arc<Faults>,
     ) -> Self {
+        let weight = 1 + batch.byte_len() / WEIGHT_BYTES;
+        let most = (PIECE / weight).max(LEAST_PIECE);
+        let piece = match help {
+            Help::Together => subscribers.len().div_ceil(PIECES).clamp(LEAST_PIECE, most),
+            Help::None | Help::First => most,
+        };
         Self {
             batch,
             subscribers,
             tick,
             help,
+            piece,
+            weight,
             cursor: AtomicUsize::new(0),
             served: AtomicUsize::new(0),
             abandoned: Mutex::new(Vec::new()),
@@ -75,9 +100,14 @@ impl Pass {
         self.help
     }
 
-    /// Whether there is work for a single thread only.
-    pub(crate) fn is_one_piece(&self) -> bool {
-        self.subscribers.len() <= PIECE
+    /// The number of senders that can find work in the pass.
+    pub(crate) fn work_for(&self) -> usize {
+        let pieces = self.subscribers.len().div_ceil(self.piece);
+        match self.help {
+            // The topic's actor takes a piece at once.
+            Help::Together => pieces.saturating_sub(1),
+            Help::None | Help::First => pieces,
+        }
     }
 
     /// Whether every piece has been claimed and none been given back.
@@ -85,7 +115,8 @@ impl Pass {
         self.cursor.load(Ordering::Relaxed) >= self.subscribers.len() && self.abandoned.lock().is_empty()
     }
 
-    /// Serves one piece; `None` if no piece is left to claim.
+    /// Serves one piece, and returns the part of a turn taken, in sends of small batches; `None` if no piece is left to
+    /// claim.
     pub(crate) fn serve_piece(&self, by: Server) -> Option<usize> {
         let claim = self.claim()?;
         let piece = claim.piece.clone();
@@ -95,13 +126,42 @@ impl Pass {
         // would wait for each miss.
         piece.iter().for_each(|subscription| subscription.prefetch());
         let mut tally = Tally::new(&self.batch.ledger, by);
-        for subscription in piece {
-            self.faults.before_send(by);
-            tally.add(subscription.slot.deliver(subscription, &self.batch, self.tick));
+        if self.batch.is_lost() {
+            for subscription in piece {
+                self.faults.before_send(by);
+                self.tell_of_loss(subscription);
+            }
+        } else if !self.serve_through_ring(piece, by, &mut tally) {
+            for subscription in piece {
+                self.faults.before_send(by);
+                tally.add(subscription.slot.deliver(subscription, &self.batch, self.tick));
+            }
         }
         drop(tally);
         claim.complete();
-        Some(length)
+        Some(length * self.weight)
+    }
+
+    /// Has a subscriber continue behind the lost numbers of the batch.
+    fn tell_of_loss(&self, subscription: &Arc<Subscription>) {
+        subscription.slot.skip_to(subscription, &self.batch.topic, self.batch.epoch, self.batch.last_seq() + 1);
+    }
+
+    /// Returns false, having done nothing, without a ring or with few subscribers.
+    #[cfg(target_os = "linux")]
+    fn serve_through_ring(&self, piece: &[Arc<Subscription>], by: Server, tally: &mut Tally<'_>) -> bool {
+        if piece.len() < volley::FEWEST {
+            return false;
+        }
+        let before_each = || self.faults.before_send(by);
+        let serve = |ring: &mut _| volley::serve(piece, (&self.batch, self.tick), ring, before_each, tally);
+        piece[0].slot.sending().with_ring(serve).is_some()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[expect(clippy::unused_self, reason = "as on Linux")]
+    fn serve_through_ring(&self, _: &[Arc<Subscription>], _: Server, _: &mut Tally<'_>) -> bool {
+        false
     }
 
     /// Serves one piece with a pause before each send and after the last: another task then plays the part of another
@@ -112,6 +172,10 @@ impl Pass {
         for subscription in &self.subscribers[claim.piece.clone()] {
             pause().await;
             self.faults.before_send(by);
+            if self.batch.is_lost() {
+                self.tell_of_loss(subscription);
+                continue;
+            }
             let delivered = subscription.slot.deliver(subscription, &self.batch, self.tick);
             Tally::new(&self.batch.ledger, by).add(delivered);
         }
@@ -135,9 +199,9 @@ impl Pass {
         let length = self.subscribers.len();
         // The load keeps the cursor from running far past the end under idle claimants.
         if self.cursor.load(Ordering::Relaxed) < length {
-            let start = self.cursor.fetch_add(PIECE, Ordering::Relaxed);
+            let start = self.cursor.fetch_add(self.piece, Ordering::Relaxed);
             if start < length {
-                return Some(Claim { pass: self, piece: start..(start + PIECE).min(length) });
+                return Some(Claim { pass: self, piece: start..(start + self.piece).min(length) });
             }
         }
         let piece = self.abandoned.lock().pop()?;
@@ -181,7 +245,7 @@ pub(crate) struct Delivered {
 
 /// The deliveries of a piece, added up and counted at its end, even if it ends with a panic: those subscribers are not
 /// served again.
-struct Tally<'a> {
+pub(super) struct Tally<'a> {
     ledger: &'a Ledger,
     by: Server,
     messages: u64,
@@ -194,7 +258,7 @@ impl<'a> Tally<'a> {
     }
 
     #[inline]
-    fn add(&mut self, Delivered { messages, bytes }: Delivered) {
+    pub(super) fn add(&mut self, Delivered { messages, bytes }: Delivered) {
         self.messages += messages;
         self.bytes += bytes as u64;
     }
@@ -215,4 +279,33 @@ pub(crate) enum Help {
     Together,
     /// The senders go first, and the topic's actor serves the rest in its next turn.
     First,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SlowConsumer;
+    use crate::delivery::batch::tests::batch_of;
+    use crate::delivery::{Slot, Terms};
+    use crate::ground::homes::HomeId;
+
+    #[test]
+    fn a_large_batch_takes_more_of_a_turn() {
+        let terms = Terms::in_tests(8, 1 << 20);
+        let part_of_turn = |bytes: usize| {
+            let subscribe = || {
+                let slot = Arc::new(Slot::local(1, &terms));
+                let subscription = Arc::new(Subscription::local(slot, SlowConsumer::Disconnect));
+                assert!(subscription.begin(1));
+                subscription
+            };
+            let subscribers: Vec<_> = (0..PIECE).map(|_| subscribe()).collect();
+            let batch = Arc::new(batch_of(&["x".repeat(bytes).as_str()], 2));
+            let pass = Pass::new(batch, Arc::new(subscribers), Tick::new(1), Help::None, Arc::default());
+            let part = pass.serve_piece(Server::Home(HomeId::FIRST));
+            assert!(pass.is_complete());
+            part
+        };
+        assert_eq!([100, 16 * 1024, 100 * 1024].map(part_of_turn), [1, 1, 5].map(|weight| Some(weight * PIECE)));
+    }
 }

@@ -14,8 +14,9 @@ const ASKED: u32 = 1 << 30;
 /// The tick of that heartbeat; without a heartbeat, the tick of the last sign of life.
 const TICK: u32 = ASKED - 1;
 
-/// One word for each of tens of thousands of connections. Only the home arbiter changes the word, and no delivery looks
-/// at it.
+/// One word for each of tens of thousands of connections. The Transport changes the word, and the heartbeat, perhaps on
+/// another home; no delivery looks at the word. What the Transport has heard counts for more: the heartbeat changes
+/// nothing if the word has changed since the heartbeat's look.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse(AtomicU32);
 
@@ -36,16 +37,18 @@ impl Pulse {
 
     /// Notes a heartbeat on its way. The first heartbeat without an answer counts.
     pub(crate) fn ask(&self, tick: Tick) {
-        if self.unanswered_for(tick).is_none() {
-            self.set(self.word() & ANSWERS | ASKED | tick.number() & TICK);
+        let word = self.word();
+        if word & (ANSWERS | ASKED) != ANSWERS | ASKED {
+            self.change(word, word & ANSWERS | ASKED | tick.number() & TICK);
         }
     }
 
     /// Has the time for an answer begin anew: the heartbeat has not reached the client yet, or the answer is not read
     /// yet.
     pub(crate) fn defer(&self, tick: Tick) {
-        if self.word() & ASKED != 0 {
-            self.set(self.word() & !TICK | tick.number() & TICK);
+        let word = self.word();
+        if word & ASKED != 0 {
+            self.change(word, word & !TICK | tick.number() & TICK);
         }
     }
 
@@ -76,6 +79,11 @@ impl Pulse {
     fn set(&self, word: u32) {
         self.0.store(word, Ordering::Relaxed);
     }
+
+    /// Sets the word if it is still `from`.
+    fn change(&self, from: u32, to: u32) {
+        let _ = self.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 fn age(word: u32, tick: Tick) -> u32 {
@@ -85,6 +93,18 @@ fn age(word: u32, tick: Tick) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_is_heard_during_a_look_of_the_heartbeat_owes_nothing() {
+        let pulse = Pulse::default();
+        pulse.expect(Tick::new(1));
+        pulse.ask(Tick::new(2));
+        let seen = pulse.word();
+        // On another home.
+        pulse.hear(Tick::new(3));
+        pulse.change(seen, seen & !TICK | 3);
+        assert_eq!(pulse.unanswered_for(Tick::new(9)), None);
+    }
 
     #[test]
     fn the_first_heartbeat_without_an_answer_counts() {

@@ -447,7 +447,7 @@ impl Queue {
                 Some(Taken::Message { batch, seq })
             }
             Entry::Gap(_) => match self.remove(0) {
-                Entry::Gap(gap) => Some(Taken::Gap(gap.seqs)),
+                Entry::Gap(gap) => Some(Taken::Gap { epoch: gap.epoch, seqs: gap.seqs }),
                 _ => unreachable!("just looked at"),
             },
             Entry::Frame(_) => {

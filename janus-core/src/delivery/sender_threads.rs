@@ -10,11 +10,11 @@ use super::SenderPool;
 use super::senders::StopSender;
 use crate::supervision::{BoxError, ChildSpec, Shutdown, Strategy, Supervisor};
 
-/// A sender for each thread beyond the home arbiter.
+/// The senders: threads beyond the home arbiters.
 ///
 /// A crashed sender has lost nothing, because other threads finish the piece, so the budget is generous.
-pub(crate) fn supervisor(pool: &Arc<SenderPool>, threads: usize) -> Supervisor {
-    (1..threads).fold(
+pub(crate) fn supervisor(pool: &Arc<SenderPool>, senders: usize) -> Supervisor {
+    (1..=senders).fold(
         Supervisor::new("senders", Strategy::OneForOne).intensity(20, Duration::from_secs(60)),
         |senders, number| {
             let pool = Arc::clone(pool);

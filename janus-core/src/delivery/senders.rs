@@ -11,12 +11,15 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Pass;
 use super::pass::Server;
+use super::{Pass, Sending};
 
 /// Passes in the queue, of large and small topics together, from which on no small topic leaves another pass to the
 /// senders: enough to keep a sender busy between two turns of the arbiter, few enough for short waits.
 const LEFT: usize = 8;
+
+/// A pass with work for this many senders wakes all of them.
+const WAKE_ALL: usize = 8;
 
 /// The shared state of the senders.
 ///
@@ -24,6 +27,7 @@ const LEFT: usize = 8;
 /// topic with few subscribers adds a pass only while the queue holds fewer than [`LEFT`].
 #[derive(Debug, Default)]
 pub(crate) struct SenderPool {
+    sending: Arc<Sending>,
     passes: Mutex<VecDeque<Arc<Pass>>>,
     offered: Condvar,
     #[cfg(all(test, feature = "fault-injection"))]
@@ -33,14 +37,19 @@ pub(crate) struct SenderPool {
 }
 
 impl SenderPool {
+    pub(super) fn new(sending: Arc<Sending>) -> Self {
+        Self { sending, ..Self::default() }
+    }
+
     /// Asks the senders to help with `pass`.
     pub(crate) fn offer(&self, pass: Arc<Pass>) {
-        let alone = pass.is_one_piece();
+        let work_for = pass.work_for();
         self.passes.lock().push_back(pass);
-        if alone {
-            self.offered.notify_one();
-        } else {
+        if work_for >= WAKE_ALL {
             self.offered.notify_all();
+        } else {
+            // Up to the last sender that waits.
+            let _ = (0..work_for).all(|_| self.offered.notify_one());
         }
         #[cfg(all(test, feature = "fault-injection"))]
         self.offered_to_tasks.notify_waiters();
@@ -58,9 +67,16 @@ impl SenderPool {
 
     /// Serves passes on the calling thread, the sender of this number, until `stop` says so.
     pub(crate) fn serve(&self, number: usize, stop: &StopSender) {
+        self.sending.prepare_thread();
         while let Some(pass) = self.next(stop) {
             pass.serve_piece(Server::Sender(number));
         }
+    }
+
+    /// Serves one piece of a pass; returns whether there may be more.
+    pub(crate) fn help(&self, by: Server) -> bool {
+        let pass = take_turns(&mut self.passes.lock());
+        pass.is_some_and(|pass| pass.serve_piece(by).is_some())
     }
 
     /// Waits for a pass and moves it to the back, so passes take turns.

@@ -16,6 +16,7 @@
 //! A subscriber in this process is a slot without a link: every message waits in the queue until the subscriber takes
 //! it.
 
+mod deliver;
 mod heartbeat;
 mod lag;
 mod pause;
@@ -23,21 +24,26 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 mod unseen;
+#[cfg(target_os = "linux")]
+pub(super) mod volley;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{self, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
+use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 
+#[cfg(target_os = "linux")]
+use super::Sending;
 use super::codecs::{CLASSIC, CodecId, CodecPanicked, Codecs};
-use super::pass::Delivered;
 use super::pulse::Pulse;
 use super::queue::{Entry, Flushed, Messages, Queue, Taken};
-use super::{Batch, End, Link, Terms};
+use super::terms::QueueLimits;
+use super::{End, Link, Terms};
 use crate::accounts::Account;
 use crate::accounts::received::Kept;
 use crate::ground::clock::{AtomicTick, Deadline, Tick};
@@ -46,7 +52,10 @@ use crate::ground::tasks::yield_now;
 use crate::wire::{Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
 pub(crate) use subscription::Subscription;
-use unseen::Unseen;
+use unseen::{Notes, Unseen};
+
+/// The place of a subscriber in this process. No table has as many connections.
+const NO_PLACE: u32 = u32::MAX;
 
 /// One connection; see the module's documentation.
 ///
@@ -59,10 +68,12 @@ pub(crate) struct Slot {
     out: Mutex<Out>,
     /// The tick of the last message or PING sent; 0 before the first message, and after the last words to the client.
     quiet_since: AtomicTick,
-    /// The place in the table of connections; `None` for a subscriber in this process.
-    pub(crate) place: Option<u32>,
+    /// See [`place`](Self::place).
+    place: u32,
     /// Whether the client's program is alive.
     pub(crate) pulse: Pulse,
+    /// When the client's identity ends, grace included.
+    pub(crate) expires: Deadline,
     /// The Transport's task, woken to write the queue out or to end the connection.
     transport: AtomicWaker,
     /// The tick since which a frame from the client is unfinished; 0 without such a frame.
@@ -83,17 +94,11 @@ pub(crate) struct Slot {
     /// The account of the peer's address; `None` for a subscriber in this process.
     peer_account: Option<Arc<Account>>,
     /// The account of the client's own address, if the peer is a trusted proxy that has named the client.
-    own_account: OnceLock<Arc<Account>>,
+    own_account: OnceBox<Arc<Account>>,
     /// The bytes kept of the client's input.
     pub(crate) kept: Kept,
-    /// The reads of the link, as far as the Transport does not see them.
+    /// The reads of the link, as far as the Transport does not see them, and the Transport's notes.
     unseen: Unseen,
-    /// When the client's identity ends, grace included.
-    pub(crate) expires: Deadline,
-    /// Whether the client has asked for anything: to be subscribed, to go on, or to publish.
-    has_asked: AtomicBool,
-    /// Whether the client owes another request, and nothing else: the time since `frame_since` has another limit.
-    is_idle: AtomicBool,
     #[cfg(feature = "fault-injection")]
     pub(crate) crash: AtomicBool,
     /// A copy of the session's field would be 32 bytes more for each of 19,000 clients, so only tests have it here.
@@ -158,7 +163,7 @@ impl Slot {
     ) -> Self {
         Self {
             id,
-            place,
+            place: place.unwrap_or(NO_PLACE),
             #[cfg(feature = "fault-injection")]
             peer: link.as_ref().and_then(Link::peer),
             out: Mutex::new(Out { link, sends: true, queue: None, end: None, reads: Reads::Unknown, corked: false }),
@@ -174,15 +179,18 @@ impl Slot {
             patient: AtomicU32::new(0),
             terms: Arc::clone(terms),
             peer_account: account,
-            own_account: OnceLock::new(),
+            own_account: OnceBox::new(),
             kept: Kept::default(),
             unseen: Unseen::default(),
             expires: Deadline::default(),
-            has_asked: AtomicBool::new(false),
-            is_idle: AtomicBool::new(false),
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
+    }
+
+    /// The place in the table of connections; `None` for a subscriber in this process.
+    pub(crate) fn place(&self) -> Option<u32> {
+        Some(self.place).filter(|place| *place != NO_PLACE)
     }
 
     /// The account of the client's address; `None` for a subscriber in this process.
@@ -194,7 +202,7 @@ impl Slot {
     /// not list this connection meanwhile.
     pub(crate) fn move_to(&self, account: Arc<Account>) {
         account.connections.add(1);
-        match self.own_account.set(account) {
+        match self.own_account.set(Box::new(account)) {
             Ok(()) => self.peer_account.iter().for_each(|before| before.connections.remove(1)),
             Err(again) => again.connections.remove(1),
         }
@@ -212,6 +220,16 @@ impl Slot {
 
     pub(crate) fn codecs(&self) -> &Codecs {
         &self.terms.codecs
+    }
+
+    /// How pieces of this instance reach the kernel.
+    #[cfg(target_os = "linux")]
+    pub(super) fn sending(&self) -> &Sending {
+        &self.terms.sending
+    }
+
+    pub(crate) fn queue_limits(&self) -> QueueLimits {
+        self.terms.limits()
     }
 
     pub(crate) fn figures(&self) -> &Figures {
@@ -258,49 +276,24 @@ impl Slot {
 
     /// Sends a frame without a topic.
     pub(crate) fn send(&self, frame: Bytes) {
-        if frame.is_empty() {
+        if !frame.is_empty() {
+            self.send_if(&frame, || true);
+        }
+    }
+
+    /// Sends a frame if `may_send` says so, under the lock of the slot.
+    fn send_if(&self, frame: &Bytes, may_send: impl FnOnce() -> bool) {
+        let mut out = self.out.lock();
+        if !may_send() {
             return;
         }
-        let mut out = self.out.lock();
-        if let Some(sent) = self.send_now(&mut out, &frame)
+        if let Some(sent) = self.send_now(&mut out, frame)
             && sent < frame.len()
         {
             let rest = Entry::Frame(frame.slice(sent..));
             self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
             self.mirror_pause(&out);
         }
-    }
-
-    /// Sends the unsent messages of `batch` to `subscription`, a subscription of this slot.
-    ///
-    /// Serving the same batch twice sends it once: the subscription's `next_seq` marks served subscribers, and changes
-    /// under the slot's lock together with the send. Returns what has been sent or queued.
-    pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: Tick) -> Delivered {
-        let mut out = self.out.lock();
-        let next_seq = subscription.next_seq.load(Ordering::Relaxed);
-        let end = batch.last_seq() + 1;
-        if next_seq >= end {
-            return Delivered::default();
-        }
-        let view = batch.view(subscription.codec(), &self.terms.codecs);
-        let first = next_seq.max(batch.first_seq());
-        let unsent = &view.bytes()[view.start_of(next_seq)..];
-        let mut delivered = Delivered::default();
-        if let Some(sent) = self.send_now(&mut out, unsent) {
-            delivered = Delivered { messages: end - first, bytes: unsent.len() };
-            if sent < unsent.len() {
-                let mut messages = Messages::new(subscription, batch, first..end);
-                messages.advance(sent);
-                if sent > 0 {
-                    self.wait(&mut out, |queue| queue.admit_started(Entry::Messages(messages)));
-                } else {
-                    self.queue_messages(&mut out, messages);
-                }
-            }
-        }
-        subscription.next_seq.store(end, Ordering::Relaxed);
-        self.quiet_since.set(tick);
-        delivered
     }
 
     /// Sends a portion of requested messages; returns whether all of them are gone. Nothing may wait before the call:
@@ -351,10 +344,16 @@ impl Slot {
         if next_seq == ENDED || next_seq >= seq {
             return;
         }
-        subscription.next_seq.store(seq, Ordering::Relaxed);
         if !subscription.tells() {
+            // The end is carried out later, and no message from behind the gap may come first. The client's count of
+            // messages leads to no position any more.
+            subscription.next_seq.store(ENDED, Ordering::Relaxed);
+            subscription.set_lossy();
             self.end_locked(&mut out, End::MessagesLost);
-        } else if out.sends {
+            return;
+        }
+        subscription.next_seq.store(seq, Ordering::Relaxed);
+        if out.sends {
             self.wait(&mut out, |queue| {
                 queue.push_gap(subscription, topic, epoch, next_seq..seq);
                 Ok(())
@@ -365,13 +364,23 @@ impl Slot {
     /// How many of these bytes the socket took at once; `None` if nothing can be sent any more.
     #[inline]
     fn send_now(&self, out: &mut Out, bytes: &[u8]) -> Option<usize> {
-        let Out { link: Some(link), sends: true, queue: None, .. } = out else {
+        match out.open_link() {
+            Some(link) => {
+                let sent = link.send(bytes);
+                self.note_sent(out, sent)
+            }
             // To overtake the queue would break the order. A subscriber in this process takes messages by itself.
-            return out.sends.then_some(0);
-        };
-        match link.send(bytes) {
+            None => out.sends.then_some(0),
+        }
+    }
+
+    /// What a send on the [open link](Out::open_link) came to: how many bytes were taken; `None` if nothing can be sent
+    /// any more.
+    #[inline]
+    fn note_sent(&self, out: &mut Out, sent: io::Result<usize>) -> Option<usize> {
+        match sent {
             Ok(sent) => {
-                if link.is_unflushed() {
+                if out.holds_back() {
                     // The link has taken bytes that the kernel has not.
                     self.attention.store(true, Ordering::Release);
                     self.transport.wake();
@@ -630,8 +639,8 @@ impl Slot {
     pub(crate) fn unfinished_for(&self, tick: Tick) -> Option<u32> {
         let since = self.frame_since.get()?;
         if self.is_paused() {
-            // The rest of the frame may have come, and is not read yet.
-            self.frame_since.set(tick);
+            // The rest of the frame may have come, and is not read yet. Or has just been read, on another home.
+            self.frame_since.advance(Some(since), tick);
             return None;
         }
         Some(tick.since(since))
@@ -639,26 +648,22 @@ impl Slot {
 
     /// Notes whether the client is between two requests; returns the note before. For the Transport alone.
     pub(crate) fn set_idle(&self, is_idle: bool) -> bool {
-        let before = self.is_idle.load(Ordering::Relaxed);
-        if before != is_idle {
-            self.is_idle.store(is_idle, Ordering::Relaxed);
-        }
-        before
+        self.unseen.notes.set(Notes::IDLE, is_idle)
     }
 
     /// Whether the client is between two requests.
     pub(crate) fn is_idle(&self) -> bool {
-        self.is_idle.load(Ordering::Relaxed)
+        self.unseen.notes.has(Notes::IDLE)
     }
 
     /// Notes a request of the client.
     pub(crate) fn note_asked(&self) {
-        self.has_asked.store(true, Ordering::Relaxed);
+        self.unseen.notes.set(Notes::ASKED, true);
     }
 
     /// Whether the client has asked for anything yet.
     pub(crate) fn has_asked(&self) -> bool {
-        self.has_asked.load(Ordering::Relaxed)
+        self.unseen.notes.has(Notes::ASKED)
     }
 }
 
@@ -671,6 +676,15 @@ impl Drop for Slot {
 }
 
 impl Out {
+    /// The link, if bytes may go to it at once.
+    #[inline]
+    fn open_link(&self) -> Option<&Link> {
+        match self {
+            Self { link: Some(link), sends: true, queue: None, .. } => Some(link),
+            _ => None,
+        }
+    }
+
     /// Whether there is something to do for the Transport or for the heartbeat.
     fn needs_attention(&self) -> bool {
         self.queue.is_some() || self.end.is_some() || self.reads != Reads::Unknown || self.holds_back()

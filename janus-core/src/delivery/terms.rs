@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{Codecs, Ledger};
+use super::{Codecs, Ledger, Sending};
 use crate::config::Config;
 
 /// The limits of each client's queue, and the accounts of the instance.
@@ -16,25 +16,53 @@ pub(crate) struct Terms {
     patience: AtomicU64,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,
+    pub(super) sending: Arc<Sending>,
+}
+
+/// How much may wait for a client; see [`Terms::max_frames`] and [`Terms::max_bytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueLimits {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
+}
+
+impl QueueLimits {
+    /// The smaller of each limit.
+    pub(crate) fn min(self, other: Self) -> Self {
+        Self { frames: self.frames.min(other.frames), bytes: self.bytes.min(other.bytes) }
+    }
+}
+
+/// Without limits.
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { frames: usize::MAX, bytes: usize::MAX }
+    }
 }
 
 impl Terms {
-    pub(crate) fn new(config: &Config, ledger: Arc<Ledger>, codecs: Arc<Codecs>) -> Self {
-        let terms = Self::with_limits(0, 0, ledger, codecs);
+    pub(crate) fn new(config: &Config, ledger: Arc<Ledger>, codecs: Arc<Codecs>, sending: Arc<Sending>) -> Self {
+        let terms = Self::with_limits(0, 0, ledger, codecs, sending);
         terms.follow(config);
         terms
     }
 
-    fn with_limits(max_frames: usize, max_bytes: usize, ledger: Arc<Ledger>, codecs: Arc<Codecs>) -> Self {
+    fn with_limits(
+        max_frames: usize,
+        max_bytes: usize,
+        ledger: Arc<Ledger>,
+        codecs: Arc<Codecs>,
+        sending: Arc<Sending>,
+    ) -> Self {
         let (max_frames, max_bytes) = (AtomicUsize::new(max_frames), AtomicUsize::new(max_bytes));
-        Self { max_frames, max_bytes, patience: AtomicU64::new(0), ledger, codecs }
+        Self { max_frames, max_bytes, patience: AtomicU64::new(0), ledger, codecs, sending }
     }
 
     /// The terms of a subscriber with limits of its own; `None` is the limit of the instance at this moment.
     pub(crate) fn with_own_limits(&self, max_frames: Option<usize>, max_bytes: Option<usize>) -> Self {
         let frames = max_frames.map_or_else(|| self.max_frames(), frame_limit);
         let bytes = max_bytes.unwrap_or_else(|| self.max_bytes());
-        Self::with_limits(frames, bytes, Arc::clone(&self.ledger), Arc::clone(&self.codecs))
+        Self::with_limits(frames, bytes, Arc::clone(&self.ledger), Arc::clone(&self.codecs), Arc::clone(&self.sending))
     }
 
     /// Takes over the limits of these settings. A queue beyond a lower limit loses nothing that waits already.
@@ -56,6 +84,10 @@ impl Terms {
         self.max_bytes.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn limits(&self) -> QueueLimits {
+        QueueLimits { frames: self.max_frames(), bytes: self.max_bytes() }
+    }
+
     /// How long the kernel tolerates a stalled client, if a topic's policy grants more time.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_millis(self.patience.load(Ordering::Relaxed))
@@ -71,6 +103,11 @@ fn frame_limit(setting: usize) -> usize {
 impl Terms {
     /// Terms with these limits, and accounts of their own, for tests and benches.
     pub(crate) fn in_tests(max_frames: usize, max_bytes: usize) -> Arc<Self> {
-        Arc::new(Self::with_limits(max_frames, max_bytes, Arc::default(), Arc::default()))
+        Self::in_tests_with(max_frames, max_bytes, Sending::default())
+    }
+
+    /// With a way to send of their own.
+    pub(crate) fn in_tests_with(max_frames: usize, max_bytes: usize, sending: Sending) -> Arc<Self> {
+        Arc::new(Self::with_limits(max_frames, max_bytes, Arc::default(), Arc::default(), Arc::new(sending)))
     }
 }

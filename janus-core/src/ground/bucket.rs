@@ -1,8 +1,10 @@
 //! Rates: how many events a second, and how many at once, kept by a token bucket.
 //!
-//! A bucket is one moment, the time at which the bucket will be full again, so a bucket costs 16 bytes and no timer.
+//! A bucket is one moment, the time at which the bucket will be full again, so a bucket costs eight bytes and no timer.
 //! The rate itself is kept once for all buckets.
 
+use std::num::NonZeroI64;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -35,13 +37,45 @@ impl Rate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bucket {
     /// When the bucket is full; `None` before the first event.
-    full: Option<Instant>,
+    full: Option<Compact>,
+}
+
+/// A moment in half the bytes of an [`Instant`]: nanoseconds since the first bucket of the process, or before. The moments
+/// of a test with a clock of its own may be earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Compact(NonZeroI64);
+
+static FIRST: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+
+impl From<Instant> for Compact {
+    fn from(moment: Instant) -> Self {
+        let (moment, first) = (moment.into_std(), *FIRST);
+        // Nanoseconds last for 292 years.
+        let nanos = match moment.checked_duration_since(first) {
+            Some(after) => after.as_nanos() as i64,
+            None => -(first.duration_since(moment).as_nanos() as i64),
+        };
+        const ONE: NonZeroI64 = NonZeroI64::new(1).unwrap();
+        Self(NonZeroI64::new(nanos).unwrap_or(ONE))
+    }
+}
+
+impl From<Compact> for Instant {
+    fn from(Compact(nanos): Compact) -> Self {
+        let distance = Duration::from_nanos(nanos.get().unsigned_abs());
+        let moment = if nanos.get() > 0 { *FIRST + distance } else { *FIRST - distance };
+        Self::from_std(moment)
+    }
 }
 
 impl Bucket {
+    fn full(&self) -> Option<Instant> {
+        self.full.map(Instant::from)
+    }
+
     /// Whether there is room for an event now, or when there will be.
     pub(crate) fn admits(&self, rate: Rate, now: Instant) -> Result<(), Instant> {
-        match self.full {
+        match self.full() {
             Some(full) if full > now + rate.ahead => Err(full - rate.ahead),
             _ => Ok(()),
         }
@@ -49,7 +83,7 @@ impl Bucket {
 
     /// The number of events for which there is room now.
     pub(crate) fn room(&self, rate: Rate, now: Instant) -> usize {
-        let missing = self.full.map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
+        let missing = self.full().map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
         let Some(free) = rate.ahead.checked_sub(missing) else { return 0 };
         let room = free.as_nanos() * u128::from(rate.per_second) / u128::from(NANOS_PER_SECOND) + 1;
         usize::try_from(room).unwrap_or(usize::MAX)
@@ -57,12 +91,13 @@ impl Bucket {
 
     /// Counts events, with or without room.
     pub(crate) fn count(&mut self, rate: Rate, now: Instant, events: usize) {
-        self.full = Some(self.full.unwrap_or(now).max(now) + rate.time(events));
+        let full = self.full().unwrap_or(now).max(now) + rate.time(events);
+        self.full = Some(full.into());
     }
 
     /// Whether the bucket is like a new one.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
-        self.full.is_none_or(|full| full <= now)
+        self.full().is_none_or(|full| full <= now)
     }
 }
 
@@ -73,8 +108,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_takes_sixteen_bytes() {
-        assert_eq!(size_of::<Bucket>(), 16);
+    fn a_bucket_takes_eight_bytes() {
+        assert_eq!(size_of::<Bucket>(), 8);
     }
 
     #[test]

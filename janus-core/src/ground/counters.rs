@@ -159,6 +159,12 @@ counters! {
     memory_pressure: gauge,
     /// 1 from the beginning of a drain on, and 0 before.
     draining: gauge,
+    /// 1 if many sends of a delivery share a system call (the setting `io_uring`), and 0 if each send is a system call.
+    io_uring: gauge,
+    /// Nodes of the cluster that are alive, this server included, as of some seconds ago; 0 without an engine.
+    nodes: gauge,
+    /// Threads that have given io_uring up since the start, because the system gave them no ring, or the ring failed.
+    io_uring_given_up: reading,
     /// Connections accepted and served: with a place of `max_connections`, as a request that was passed on, or as a
     /// publisher that found the server full.
     connections_accepted: counter,
@@ -213,6 +219,16 @@ counters! {
     resumes_resumed: counter as resumes { result = "resumed" },
     /// Subscriptions that began with the next message, because the earlier message was not known or no longer kept.
     resumes_not_resumed: counter as resumes { result = "not_resumed" },
+    /// Losses of the engine that topics were told of, or have found: their subscribers got a gap.
+    engine_losses: counter,
+    /// Submissions of messages that the engine has refused: its memory is full, or the node may not write.
+    engine_refusals: counter,
+    /// Topics opened again at the engine because messages had not come.
+    engine_holes: counter,
+    /// Topics opened again at the engine, after a lost link or because messages had not come.
+    engine_resynced_topics: counter,
+    /// Messages of other nodes about the cluster that this server does not understand: those of a later release.
+    engine_messages_ignored: counter,
     /// Gaps told to returning clients, because messages were given up during their replay.
     resume_gaps: counter,
     /// Sessions without a connection that ended before their time, because memory was short.
@@ -358,6 +374,8 @@ mod tests {
             "memory_budget",
             "memory_pressure",
             "draining",
+            "io_uring",
+            "nodes",
         ];
         assert!(gauges.eq(expected));
         assert_eq!(metrics[0].text.split(',').next(), Some("Connections open now"));

@@ -14,6 +14,8 @@ pub(crate) struct Draining {
     deadline: Mutex<Option<Instant>>,
     /// When the drain will be over, unless clients are slow to take their queued messages.
     end: Mutex<Option<Instant>>,
+    /// Whether another node of the cluster takes the clients at once.
+    has_successor: AtomicBool,
 }
 
 impl Draining {
@@ -23,6 +25,15 @@ impl Draining {
 
     pub(crate) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
+    }
+
+    /// Notes whether another node of the cluster takes the clients.
+    pub(crate) fn set_successor(&self, has_successor: bool) {
+        self.has_successor.store(has_successor, Ordering::Release);
+    }
+
+    pub(crate) fn has_successor(&self) -> bool {
+        self.has_successor.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_deadline(&self, deadline: Instant) {

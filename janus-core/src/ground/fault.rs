@@ -5,11 +5,15 @@
 #[cfg(feature = "fault-injection")]
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
+use super::homes::HomeId;
+
 /// The server of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
-    /// The topic's own actor, on the home arbiter.
-    Topic,
+    /// A home arbiter: mostly the topic's own actor.
+    Home(HomeId),
+    /// A home arbiter that helps with a pass of another home, as a sender does.
+    Helper(HomeId),
     /// The sender thread of this number, from 1 on.
     Sender(usize),
 }
@@ -18,8 +22,9 @@ impl Server {
     /// The number of the thread among the threads that deliver.
     pub(crate) fn thread(self) -> usize {
         match self {
-            Self::Topic => 0,
-            Self::Sender(number) => number,
+            Self::Home(home) | Self::Helper(home) => home.index(),
+            // From the other end, because the number of homes is not known here.
+            Self::Sender(number) => usize::MAX - number,
         }
     }
 }
@@ -30,13 +35,21 @@ pub(crate) struct Faults {
     #[cfg(feature = "fault-injection")]
     sender_sends: Countdown,
     #[cfg(feature = "fault-injection")]
+    helper_sends: Countdown,
+    #[cfg(feature = "fault-injection")]
     topic_sends: Countdown,
+    #[cfg(feature = "fault-injection")]
+    topic_encodings: Countdown,
     #[cfg(feature = "fault-injection")]
     topic_publications: Countdown,
     #[cfg(feature = "fault-injection")]
     topic_starts: Countdown,
     #[cfg(feature = "fault-injection")]
     topic_lists: Countdown,
+    #[cfg(feature = "fault-injection")]
+    errands: Countdown,
+    #[cfg(feature = "fault-injection")]
+    engine_answers: Countdown,
     #[cfg(feature = "fault-injection")]
     tls_handshakes: Countdown,
     #[cfg(feature = "fault-injection")]
@@ -53,8 +66,17 @@ impl Faults {
         #[cfg(feature = "fault-injection")]
         match _by {
             Server::Sender(_) => self.sender_sends.hit("a sender, in the middle of a fan-out"),
-            Server::Topic => self.topic_sends.hit("a topic, in the middle of a fan-out"),
+            Server::Helper(_) => self.helper_sends.hit("a helping home, in the middle of a fan-out"),
+            Server::Home(_) => self.topic_sends.hit("a topic, in the middle of a fan-out"),
         }
+    }
+
+    /// Called in the middle of the numbering of a message, before the commit.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn before_commit(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.topic_encodings.hit("a topic, before committing a message");
     }
 
     /// Called between the numbering of a message and the first send.
@@ -93,6 +115,22 @@ impl Faults {
         self.topic_lists.hit("the TopicManager, between listing a topic and starting it");
     }
 
+    /// Called by the errands of a home, with a topic in hand.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn with_an_errand(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.errands.hit("the errands of a home, with a topic in hand");
+    }
+
+    /// Called by the task of the engine, with an answer in hand.
+    #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
+    #[inline]
+    pub(crate) fn with_an_answer(&self) {
+        #[cfg(feature = "fault-injection")]
+        self.engine_answers.hit("the task of the engine, with an answer in hand");
+    }
+
     /// Called before each TLS handshake, outside of the handshake's own task.
     #[cfg(feature = "tls")]
     #[cfg_attr(not(feature = "fault-injection"), expect(clippy::unused_self, reason = "empty without the feature"))]
@@ -124,14 +162,22 @@ pub enum Fault {
     Topic(String),
     /// A Topic panics before its n-th send from now.
     TopicSend(u32),
+    /// A Topic panics before committing its n-th message from now, with the message encoded.
+    TopicEncode(u32),
     /// A Topic panics after committing its n-th message from now.
     TopicCommit(u32),
     /// The next n starts of a Topic panic.
     TopicStarts(u32),
     /// The TopicManager panics after listing the next topic, before the start.
     TopicListed,
+    /// The errands of a home panic with their n-th topic from now in hand.
+    Errand(u32),
+    /// The task of the cluster's engine panics with its n-th answer from now in hand.
+    EngineAnswer(u32),
     /// A sender panics before its n-th send from now.
     SenderSend(u32),
+    /// A home arbiter that helps with a pass of another home panics before its n-th send from now.
+    HelperSend(u32),
     /// A thread of TLS handshakes panics before its n-th handshake from now.
     TlsHandshake(u32),
     /// The Transport of the client with this address panics.
@@ -149,13 +195,17 @@ impl Faults {
     pub(crate) fn arm(&self, fault: &Fault) {
         match fault {
             Fault::TopicSend(n) => self.topic_sends.set(i64::from(*n), 1),
+            Fault::TopicEncode(n) => self.topic_encodings.set(i64::from(*n), 1),
             Fault::TopicCommit(n) => self.topic_publications.set(i64::from(*n), 1),
             Fault::TopicStarts(n) => self.topic_starts.set(1, i64::from(*n)),
             Fault::TopicHang(time) => *self.topic_hang.lock() = Some(*time),
             Fault::MemoryTaken(bytes) => self.memory_taken.store(*bytes, Ordering::Relaxed),
+            Fault::Errand(n) => self.errands.set(i64::from(*n), 1),
+            Fault::EngineAnswer(n) => self.engine_answers.set(i64::from(*n), 1),
             Fault::TopicListed => self.topic_lists.set(1, 1),
             Fault::TlsHandshake(n) => self.tls_handshakes.set(i64::from(*n), 1),
             Fault::SenderSend(n) => self.sender_sends.set(i64::from(*n), 1),
+            Fault::HelperSend(n) => self.helper_sends.set(i64::from(*n), 1),
             _ => {}
         }
     }

@@ -269,6 +269,10 @@ kinds! {
     Acceptor = "acceptor",
     /// A child of the embedder, or a part of one.
     Application = "application",
+    /// Keeps the links to the engine.
+    Engine = "engine",
+    /// Topics with messages from other homes.
+    Errands = "errands",
     /// The tick of all connections.
     Heartbeat = "heartbeat",
     /// Holds the memory budget.
@@ -301,11 +305,14 @@ impl ActorKind {
             ("topic_supervisor", _) => Self::Topic,
             ("senders", _) => Self::Sender,
             ("tls_handshakes", _) => Self::Tls,
+            ("homes", _) => Self::Supervisor,
             ("janus", "watchdog") => Self::Watchdog,
             ("janus", "topic_manager") => Self::TopicManager,
+            ("janus", "engine") => Self::Engine,
             ("janus", "proxy_mapper") => Self::ProxyMapper,
             ("janus", "heartbeat") => Self::Heartbeat,
-            ("janus", "turns") => Self::Turns,
+            (home, "errands") if home.starts_with("home ") => Self::Errands,
+            (home, "turns") if home.starts_with("home ") => Self::Turns,
             ("janus", "memory_keeper") => Self::MemoryKeeper,
             ("janus", "observer") => Self::Observer,
             ("janus", child) if child.starts_with("acceptor ") => Self::Acceptor,
@@ -348,6 +355,13 @@ mod tests {
             deliveries.add(thread, 2, 100);
         }
         assert_eq!((deliveries.messages(), deliveries.bytes()), (80, 4_000));
+    }
+
+    #[test]
+    fn a_child_of_the_tree_is_told_from_a_child_of_the_embedder() {
+        let kinds = [("janus", "homes"), ("homes", "home 2"), ("home 2", "turns"), ("home 2", "errands"), ("a", "b")];
+        let kinds = kinds.map(|(supervisor, child)| ActorKind::of(supervisor, child).as_str());
+        assert_eq!(kinds, ["supervisor", "supervisor", "turns", "errands", "application"]);
     }
 
     #[test]

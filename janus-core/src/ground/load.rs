@@ -1,8 +1,8 @@
-//! Whether the home arbiter keeps up with its work.
+//! Whether a home arbiter keeps up with its work.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The load of the home arbiter; written by the arbiter's thread alone.
+/// The load of a home arbiter; written by the arbiter's thread alone.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     /// The last pause of the arbiter seen here.

@@ -9,6 +9,7 @@
 //! | `figures.rs` | table | figures with labels, by thread, and of durations |
 //! | `families.rs` | pure | figures as families of series, for exporters |
 //! | `fault.rs` | table | faults that tests put into a running tree |
+//! | `homes.rs` | table | the home arbiters |
 //! | `in_force.rs` | table | the settings in force |
 //! | `histogram.rs` | pure | durations, counted in buckets |
 //! | `line.rs` | pure | tasks that wait, first come first served |
@@ -27,6 +28,7 @@ pub(crate) mod families;
 pub(crate) mod fault;
 pub(crate) mod figures;
 pub(crate) mod histogram;
+pub(crate) mod homes;
 pub(crate) mod in_force;
 pub(crate) mod line;
 pub(crate) mod load;
@@ -52,8 +54,8 @@ use counters::Counters;
 use draining::Draining;
 use fault::Faults;
 use figures::Figures;
+use homes::Homes;
 use in_force::InForce;
-use load::Load;
 use trace::Tracer;
 
 /// The state shared by all floors.
@@ -61,9 +63,8 @@ use trace::Tracer;
 pub(crate) struct Ground {
     in_force: InForce,
     pub(crate) clock: Clock,
-    /// The arbiter on which the actors live.
-    pub(crate) home: Place,
-    pub(crate) load: Load,
+    /// The arbiters on which the actors live.
+    pub(crate) homes: Homes,
     pub(crate) counters: Arc<Counters>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) draining: Draining,
@@ -72,14 +73,17 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) fn new(config: Config, home: Place) -> Self {
+    /// With a home for each place.
+    pub(crate) fn new(config: Config, places: Vec<Place>) -> Self {
         let figures = Arc::new(Figures::new(&config));
-        let turns = Arc::clone(&figures);
-        home.on_pause(move |turn| turns.turns.record(turn));
+        let homes = Homes::new(places);
+        for home in homes.iter() {
+            let turns = Arc::clone(&figures);
+            home.place.on_pause(move |turn| turns.turns.record(turn));
+        }
         Self {
             clock: Clock::for_config(&config),
-            home,
-            load: Load::default(),
+            homes,
             counters: Arc::default(),
             figures,
             draining: Draining::default(),
@@ -113,6 +117,11 @@ impl Ground {
     /// Becomes ready after each change of the settings.
     pub(crate) fn reloads(&self) -> watch::Receiver<()> {
         self.in_force.reloads()
+    }
+
+    /// The number of sender threads: those of `threads` that are no homes.
+    pub(crate) fn sender_threads(&self) -> usize {
+        self.config().threads.saturating_sub(self.homes.len())
     }
 
     /// The limits that decoders enforce.

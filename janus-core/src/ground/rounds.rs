@@ -54,7 +54,7 @@ mod tests {
     fn a_shorter_interval_takes_effect_at_once_and_a_longer_one_too() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
-            let ground = Ground::new(config(3_600), Place::here());
+            let ground = Ground::new(config(3_600), vec![Place::here()]);
             let (mut rounds, begun) = (Rounds::new(&ground), Instant::now());
             let interval = |config: &Config| config.topic_idle;
             rounds.next(&ground, interval).await;

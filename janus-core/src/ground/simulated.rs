@@ -1,29 +1,84 @@
 //! Time and randomness of a simulation, for code that would otherwise ask the system for them.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The part of another thread, played once in this many times.
+type Others = (usize, Rc<dyn Fn()>);
+
 thread_local! {
     /// When the simulation of this thread began.
     static BEGIN: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The source of the decisions of the simulation of this thread.
+    static CHANCE: RefCell<Option<Chance>> = const { RefCell::new(None) };
+    /// The mistake that the code of this thread makes.
+    static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
+    /// What another thread does when this thread is interrupted.
+    static OTHERS: RefCell<Option<Others>> = const { RefCell::new(None) };
+}
+
+/// A mistake in the product, to show that a simulation finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A position leads to a topic whatever its epoch.
+    AnyEpochResumes,
+    /// A record follows whatever its epoch, and whatever a loss mark comes after.
+    AnyEpochFollows,
+    /// A record behind a hole is taken for the next record.
+    HoleTaken,
+}
+
+/// Has the code of this thread make a mistake, until the end of the simulation.
+pub(crate) fn plant(planted: Planted) {
+    PLANTED.set(Some(planted));
+}
+
+pub(crate) fn is_planted(planted: Planted) -> bool {
+    PLANTED.get() == Some(planted)
 }
 
 /// Begins a simulation on this thread, in place of an earlier one.
-pub(crate) fn begin() {
+pub(crate) fn begin(chance: &Chance) {
     BEGIN.set(Some(Instant::now()));
+    CHANCE.set(Some(chance.clone()));
 }
 
 /// Ends the simulation of this thread.
 pub(crate) fn end() {
     BEGIN.set(None);
+    CHANCE.set(None);
+    PLANTED.set(None);
+    OTHERS.set(None);
+}
+
+/// Sets what happens at one in so many [interruptions](interrupt).
+pub(crate) fn on_interruption(one_in: usize, others: impl Fn() + 'static) {
+    OTHERS.set(Some((one_in, Rc::new(others))));
+}
+
+/// Code that another thread could overtake here calls this: sometimes, the part of another thread is played now.
+pub(crate) fn interrupt() {
+    let one_in = OTHERS.with_borrow(|others| others.as_ref().map(|(one_in, _)| *one_in));
+    let is_interrupted = one_in.zip(chance()).is_some_and(|(one_in, chance)| chance.one_in(one_in));
+    if is_interrupted && let Some((one_in, others)) = OTHERS.take() {
+        // The other thread is not interrupted itself.
+        others();
+        OTHERS.set(Some((one_in, others)));
+    }
 }
 
 pub(crate) fn is_running() -> bool {
     BEGIN.get().is_some()
+}
+
+/// The source of all decisions, if this thread runs a simulation.
+pub(crate) fn chance() -> Option<Chance> {
+    CHANCE.with_borrow(Clone::clone)
 }
 
 /// Virtual time, if this thread runs a simulation: the length of a frame must not depend on the clock of the machine.

@@ -52,6 +52,8 @@
 //! # }
 //! ```
 //!
+//! Hooks that publish, or look at the instance, are made with a handle: [`Builder::hooks_with`](crate::Builder::hooks_with).
+//!
 //! # Questions
 //!
 //! [`authenticate`](Hooks::authenticate), [`refresh`](Hooks::refresh) and the two `authorize` hooks are questions: the client's request, and the

@@ -61,6 +61,14 @@ impl Revocation {
         }
     }
 
+    /// The identifier of the token; `None` for a user.
+    pub(crate) fn of_token(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::User(_) => None,
+            Kind::Token(id) => Some(id),
+        }
+    }
+
     fn text(&self) -> &str {
         match &self.0 {
             Kind::User(text) | Kind::Token(text) => text,

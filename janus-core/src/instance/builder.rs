@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
 
 use super::application::Children;
+use super::cluster::Node;
 use super::janus::{Inner, Janus, Threads, WeakJanus, on};
 use super::metrics::Work;
 use super::shared::Shared;
@@ -16,17 +17,21 @@ use super::tree::tree;
 #[cfg(feature = "tls")]
 use crate::config::no_certificate;
 use crate::config::{Config, ConfigError};
-use crate::connection::acceptor::{Endpoint, TcpPort};
+use crate::connection::acceptor::Endpoint;
 use crate::connection::listener::{Listener, Origin, PassOn, PassedOn};
+use crate::connection::port::TcpPort;
 use crate::connection::socket_options::Told;
 #[cfg(feature = "tls")]
 use crate::connection::tls::certificates::{CertificateError, Certificates};
 use crate::connection::tls::{Tls, TlsPort};
 use crate::delivery::codecs::TooManyCodecs;
-use crate::delivery::{Codecs, sender_threads};
+use crate::delivery::{Codecs, Sending, sender_threads};
+use crate::engine::{Engine, NodeId};
+use crate::ground::homes::Home;
 use crate::hooks::{HookSettings, Hooks};
 use crate::supervision::{Arbiter, Place, Supervisor};
 use crate::topic::Handover;
+use crate::topic::cluster::Cluster;
 use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer, PublishRoute};
 
 /// Collects the settings and parts of an instance, and starts it.
@@ -35,15 +40,20 @@ pub struct Builder {
     config: Config,
     pub(super) children: Children,
     hooks: HookSettings,
+    make_hooks: Option<Box<MakeHooks>>,
     ports: Vec<Port>,
     sockets: Vec<(TcpListener, Speaks)>,
     listeners: Vec<(Box<dyn Listener>, Arc<dyn Codec>)>,
     pass_on: Option<PassOn>,
     handover: Option<Handover>,
+    engine: Option<Arc<dyn Engine>>,
+    node_name: String,
     publish_routes: Vec<PublishRoute>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ServerConfig>>,
 }
+
+type MakeHooks = dyn FnOnce(WeakJanus, &mut HookSettings) + Send + Sync;
 
 /// What the clients of a socket speak that has been given to [`Builder::listen_on`].
 #[derive(Clone, Debug)]
@@ -228,8 +238,9 @@ impl Builder {
     /// let handover = first.handover().expect("the instance has been shut down");
     /// let second = Janus::builder().config(config()).continue_from(handover).start().await?;
     /// second.publish("news", "before the subscriber is back").await?;
-    /// let subscriber = second.subscribe_with("news", SubscribeOptions::default().since(position))?;
-    /// assert_eq!((subscriber.resumption().resumed, subscriber.resumption().missed), (true, 1));
+    /// let mut subscriber = second.subscribe_with("news", SubscribeOptions::default().since(position))?;
+    /// let resumption = subscriber.ready().await?;
+    /// assert_eq!((resumption.resumed, resumption.missed), (true, 1));
     /// # second.shutdown().await;
     /// # Ok(())
     /// # }
@@ -311,10 +322,85 @@ impl Builder {
         self
     }
 
+    /// Makes the instance a node of a cluster: this engine numbers the messages of topics for all nodes.
+    ///
+    /// ```
+    /// use janus_core::engine::memory::Memory;
+    /// use janus_core::{Config, Janus};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Memory::default();
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// let one = Janus::builder().config(config.clone()).engine(engine.clone()).start().await?;
+    /// let other = Janus::builder().config(config).engine(engine).start().await?;
+    /// let mut subscriber = other.subscribe("news")?;
+    /// subscriber.ready().await?;
+    /// one.publish("news", "hello").await?;
+    /// assert!(matches!(subscriber.next().await, Some(janus_core::Event::Message(_))));
+    /// # one.shutdown().await;
+    /// # other.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Without an engine, or for topics of a namespace with [`clustered`](crate::Namespace::clustered) off, the instance
+    /// numbers by itself.
+    #[must_use]
+    pub fn engine(mut self, engine: impl Engine) -> Self {
+        self.engine = Some(Arc::new(engine));
+        self
+    }
+
+    /// Sets the name of the instance among the nodes of its cluster, for people: see [`Janus::nodes`]. Without a name the
+    /// node has an id alone.
+    #[must_use]
+    pub fn node_name(mut self, name: impl Into<String>) -> Self {
+        self.node_name = name.into();
+        self
+    }
+
     /// Sets the hooks to decide about clients and to observe clients; the [module](crate::hooks) has an example.
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks.set(hooks);
+        self.make_hooks = None;
+        self
+    }
+
+    /// Sets hooks that use the instance; otherwise like [`hooks`](Self::hooks), whose hooks are replaced.
+    ///
+    /// The closure gets a [`WeakJanus`], because a handle in the hooks would keep the instance running after the program has
+    /// dropped its own. [`start`](Self::start) calls the closure once, before anything listens, and the handle cannot be
+    /// upgraded yet. In each hook the handle can be upgraded, for as long as the program has a handle.
+    ///
+    /// ```
+    /// use janus_core::hooks::{Client, Hooks};
+    /// use janus_core::{Config, Janus, WeakJanus};
+    ///
+    /// struct Doorbell {
+    ///     janus: WeakJanus,
+    /// }
+    ///
+    /// impl Hooks for Doorbell {
+    ///     async fn connected(&self, client: &Client) {
+    ///         if let Some(janus) = self.janus.upgrade() {
+    ///             let _ = janus.publish("door", &client.identity.user).await;
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
+    /// let janus = Janus::builder().config(config).hooks_with(|janus| Doorbell { janus }).start().await?;
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn hooks_with<H: Hooks>(mut self, make: impl FnOnce(WeakJanus) -> H + Send + Sync + 'static) -> Self {
+        self.make_hooks = Some(Box::new(|janus, settings: &mut HookSettings| settings.set(make(janus))));
         self
     }
 
@@ -343,27 +429,53 @@ impl Builder {
             || self.ports.iter().any(|port| port.tls.is_some())
             || self.sockets.iter().any(|(_, speaks)| speaks.parts().1.is_some());
         let tls = tls_listeners(&config, has_tls, tls)?;
+        let sending = Sending::choose(config.io_uring)?;
         let codecs = Arc::new(Codecs::new());
         let given = Given { ports: self.ports, sockets: self.sockets, listeners: self.listeners };
         let endpoints = endpoints(&config, &codecs, given, (self.pass_on, self.publish_routes))?;
-        let (hooks, hook_thread) = self.hooks.start(&config).map_err(StartupError::Thread)?;
+        let janus = WeakJanus::to_come();
+        let mut hooks = self.hooks;
+        if let Some(make) = self.make_hooks {
+            make(janus.clone(), &mut hooks);
+        }
+        let (hooks, hook_thread) = hooks.start(&config).map_err(StartupError::Thread)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartupError::Thread)?,
-            home: Arbiter::start("janus-home").map_err(StartupError::Thread)?,
+            homes: start_homes(config.home_threads()).map_err(StartupError::Thread)?,
             application: match self.children.is_empty() {
                 true => None,
                 false => Some(Arbiter::start("janus-application").map_err(StartupError::Thread)?),
             },
             hooks: hook_thread,
         };
-        let shared = Shared::new(config, threads.home.place(), codecs, endpoints, hooks, tls);
+        let homes = threads.homes.iter().map(Arbiter::place).collect();
+        let node = NodeId::new(getrandom::u64().expect("the system has a source of random numbers"));
+        let cluster = self.engine.map(|engine| Arc::new(Cluster::new(engine, node).named(self.node_name)));
+        let shared = Shared::new(config, homes, (codecs, sending), endpoints, hooks, tls, cluster);
+        shared.sending().tell();
+        shared.prepare_homes();
         if let Some(handover) = self.handover {
             handover.lay_asleep(&shared.topics);
         }
-        let senders = sender_threads::supervisor(&shared.senders, shared.config().threads);
+        let senders = sender_threads::supervisor(&shared.senders, shared.sender_threads());
         let control = threads.control.place();
-        start(shared, senders, control, Some(threads), &self.children).await
+        start(shared, senders, control, Some(threads), (&self.children, &janus)).await
     }
+}
+
+/// Starts the home arbiters.
+fn start_homes(number: usize) -> io::Result<Vec<Arbiter>> {
+    let name = |home| if number == 1 { "janus-home".to_owned() } else { format!("janus-home-{home}") };
+    (1..=number).map(|home| Arbiter::start(&name(home))).collect()
+}
+
+/// The threads with actors, and their labels in figures.
+fn busy_threads(shared: &Shared, control: &Place, application: Option<Place>) -> Vec<(String, Place)> {
+    let several = shared.homes.are_several();
+    let label = |home: &Home| if several { format!("home-{}", home.id) } else { "home".to_owned() };
+    let homes = shared.homes.iter().map(|home| (label(home), home.place.clone()));
+    let others = [Some(("control", control.clone())), application.map(|place| ("application", place))];
+    homes.chain(others.into_iter().flatten().map(|(label, place)| (label.to_owned(), place))).collect()
 }
 
 /// What TLS listeners share, if there are any: read before any port is bound.
@@ -417,10 +529,14 @@ fn endpoints(
     mut given: Given,
     (pass_on, publish_routes): (Option<PassOn>, Vec<PublishRoute>),
 ) -> Result<(Vec<Arc<Endpoint>>, Arc<HttpPort>), StartupError> {
-    let told = Told::default();
-    let bind = |addr| TcpPort::bind(addr, config, &told).map_err(|source| StartupError::Bind { addr, source });
-    let adopt = |socket| TcpPort::adopt(socket, config, &told).map_err(StartupError::Socket);
-    let is_local = |port: &TcpPort| port.local_addr().is_some_and(|addr| Peer::from(addr).is_local());
+    let (told, homes) = (Told::default(), config.home_threads());
+    let bind = |addr| TcpPort::bind(addr, homes, config, &told).map_err(|source| StartupError::Bind { addr, source });
+    let adopt = |socket| {
+        let port = TcpPort::adopt(socket, config, &told).map_err(StartupError::Socket)?;
+        Ok::<_, StartupError>(vec![port])
+    };
+    let addr_of = |port: &[TcpPort]| port.first()?.local_addr();
+    let is_local = |port: &[TcpPort]| addr_of(port).is_some_and(|addr| Peer::from(addr).is_local());
     let all = |addrs: &[SocketAddr], sockets: Vec<TcpListener>| {
         let bound = addrs.iter().map(|&addr| bind(addr));
         bound.chain(sockets.into_iter().map(adopt)).collect::<Result<Vec<_>, StartupError>>()
@@ -429,7 +545,7 @@ fn endpoints(
     for (addrs, tls) in [(&config.listen, None), (&config.tls_listen, Some(TlsPort::Classic))] {
         for port in all(addrs, given.take(tls, |protocol| matches!(protocol, Protocol::Classic)))? {
             let origin = Origin::classic(codecs, is_local(&port), tls);
-            endpoints.push(Arc::new(Endpoint::new(Box::new(port), origin, endpoints.len())));
+            Endpoint::add_port(&mut endpoints, port, &origin);
         }
     }
     let mut http_ports = Vec::new();
@@ -437,16 +553,16 @@ fn endpoints(
         let ports = all(addrs, given.take(tls, |protocol| matches!(protocol, Protocol::Http)))?;
         http_ports.extend(ports.into_iter().map(|port| (port, tls)));
     }
-    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| port.local_addr()));
+    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| addr_of(port)));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
     let http_port = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
     let http_port = Arc::new(publish_routes.into_iter().fold(http_port, HttpPort::publish_route));
     let http: Arc<dyn Codec> = Arc::clone(&http_port) as _;
 
     let mut bound: Vec<Bound> = Vec::new();
-    let mut add = |port: TcpPort, codec, tls| {
+    let mut add = |port: Vec<TcpPort>, codec, tls| {
         let is_local = is_local(&port);
-        bound.push(Bound { listener: Box::new(port), codec, is_local, tls });
+        bound.push(Bound { listens: Listens::Port(port), codec, is_local, tls });
     };
     for (port, tls) in http_ports {
         add(port, Arc::clone(&http), tls);
@@ -462,23 +578,34 @@ fn endpoints(
     for (listener, codec) in given.listeners {
         // A listener of the embedder without an address is no port of a network.
         let is_local = listener.local_addr().is_none_or(|addr| Peer::from(addr).is_local());
-        bound.push(Bound { listener, codec, is_local, tls: None });
+        bound.push(Bound { listens: Listens::Embedder(listener), codec, is_local, tls: None });
     }
-    for Bound { listener, codec, is_local, tls } in bound {
+    for Bound { listens, codec, is_local, tls } in bound {
         let (codec_id, pass_on) = (codecs.register(&codec)?, pass_on.clone());
         let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
-        endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+        match listens {
+            Listens::Port(port) => Endpoint::add_port(&mut endpoints, port, &origin),
+            Listens::Embedder(listener) => {
+                endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+            }
+        }
     }
     Ok((endpoints, http_port))
 }
 
 /// A listener with its codec.
 struct Bound {
-    listener: Box<dyn Listener>,
+    listens: Listens,
     codec: Arc<dyn Codec>,
     /// Whether only clients of this machine can connect.
     is_local: bool,
     tls: Option<TlsPort>,
+}
+
+/// What listens: the sockets of a port, or a listener of the embedder.
+enum Listens {
+    Port(Vec<TcpPort>),
+    Embedder(Box<dyn Listener>),
 }
 
 /// The ports that only programs of this machine can reach.
@@ -490,29 +617,33 @@ fn ports_of_loopback_alone(addrs: impl Iterator<Item = SocketAddr>) -> impl Iter
     ports.into_iter().filter_map(|(port, is_alone)| is_alone.then_some(port))
 }
 
-/// Starts the tree: supervisors on `control`, actors on the home of `shared`.
+/// Starts the tree: supervisors on `control`, actors on the home of `shared`. The embedder's parts use the handle given.
 pub(crate) async fn start(
     shared: Arc<Shared>,
     senders: Supervisor,
     control: Place,
     threads: Option<Threads>,
-    children: &Children,
+    (children, janus): (&Children, &WeakJanus),
 ) -> Result<Janus, StartupError> {
     let mut root = None;
     // The handle comes before the tree, because the embedder's children are given one.
     let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+        janus.has_come(inner.clone());
         let place = threads.as_ref().and_then(|threads| threads.application.as_ref()).map(Arbiter::place);
-        let application = place.as_ref().map(|place| {
-            let janus = WeakJanus { inner: inner.clone() };
-            (children.spec(&janus, place, shared.config().drain_timeout), place)
-        });
+        let application =
+            place.as_ref().map(|place| (children.spec(janus, place, shared.config().drain_timeout), place));
         let supervisor = tree(&shared, senders, application);
         let handle = supervisor.handle();
-        let busy = [("home", shared.home.clone()), ("control", control.clone())];
-        let busy = busy.into_iter().chain(place.map(|place| ("application", place)));
+        let busy = busy_threads(&shared, &control, place);
         root = Some(supervisor);
+        let node = shared.topics.cluster.as_ref().map(|cluster| {
+            let node = Node::new(inner.clone(), cluster.name());
+            cluster.exchange.speak_with(Arc::clone(&node) as _);
+            node
+        });
         Inner {
             shared,
+            node,
             root: handle,
             work: Work::new(busy),
             control: control.clone(),

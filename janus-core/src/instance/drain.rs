@@ -10,9 +10,9 @@ use fastrand::Rng;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::application;
 use super::janus::on;
 use super::shared::Shared;
+use super::{application, cluster};
 use crate::delivery::{End, Slot};
 use crate::supervision::SupervisorRef;
 use crate::topic::Handover;
@@ -45,6 +45,11 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     let connections = shared.connections.table.len();
     // A stalled client is cut off before the time of a drain is over, and its queue is lost as well.
     let cut_off_before = shared.counters.all_cut_off();
+    // Early, so that the word goes out before the engine's task ends.
+    if let Some(cluster) = &shared.topics.cluster {
+        cluster::leave(cluster);
+    }
+    note_successor(shared);
     serve_accepted(shared, deadline.min(Instant::now() + ACCEPTED_TIME)).await;
     for endpoint in &shared.endpoints {
         // The acceptor may have ended with the tree already.
@@ -74,7 +79,11 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
         let seed = getrandom::u64().unwrap_or_default();
         #[cfg(all(test, feature = "fault-injection"))]
         let seed = crate::ground::simulated::seed().unwrap_or(seed);
-        let anybody_left = || shared.connections.table.len() > 0;
+        let anybody_left = || {
+            // The other node may drain by now, too.
+            note_successor(shared);
+            shared.connections.table.len() > 0
+        };
         spread(connected(shared).await, period, seed, anybody_left, |slot| slot.end(End::Draining)).await;
     }
     // The remaining connections have much to read yet, or were being refused.
@@ -86,15 +95,30 @@ pub(crate) async fn drain(shared: &Shared, root: &SupervisorRef) -> DrainReport 
     DrainReport { connections, cut_off: (shared.counters.all_cut_off() - cut_off_before) as usize }
 }
 
+/// Notes whether clients that are sent away now find another node.
+fn note_successor(shared: &Shared) {
+    let cluster = shared.topics.cluster.as_ref();
+    shared.draining.set_successor(cluster.is_some_and(|cluster| cluster::has_ready_others(cluster)));
+}
+
 /// Takes no further connection from the kernel, and serves those that have been taken: a connection closed without a
 /// word would be refused in the eyes of its client, while the rest of the backlog may wait for another process that
 /// listens on the same socket.
 async fn serve_accepted(shared: &Shared, deadline: Instant) {
     shared.endpoints.iter().for_each(|endpoint| endpoint.stop_accepting());
-    // An Acceptor in the middle of its turn has finished the turn.
-    let _ = timeout_at(deadline, on(&shared.home, async {})).await;
+    // Acceptors in the middle of their turns have finished the turns.
+    pass_all_homes(shared, deadline).await;
     while Instant::now() < deadline && shared.has_unserved() {
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Connections on their way to another home have arrived.
+    pass_all_homes(shared, deadline).await;
+}
+
+/// Waits until each home has run the jobs that were submitted before.
+async fn pass_all_homes(shared: &Shared, deadline: Instant) {
+    for home in shared.homes.iter() {
+        let _ = timeout_at(deadline, on(&home.place, async {})).await;
     }
 }
 

@@ -28,12 +28,16 @@ impl Janus {
                 Ok(())
             }
             Fault::TopicSend(_)
+            | Fault::TopicEncode(_)
             | Fault::TopicCommit(_)
             | Fault::TopicStarts(_)
             | Fault::TopicListed
+            | Fault::Errand(_)
+            | Fault::EngineAnswer(_)
             | Fault::MemoryTaken(_)
             | Fault::TopicHang(_)
             | Fault::TlsHandshake(_)
+            | Fault::HelperSend(_)
             | Fault::SenderSend(_) => Ok(()),
         };
     }

@@ -5,13 +5,14 @@
 //! the handle are in `clients.rs`, `topics.rs`, `serve.rs`, `stats.rs` and `typed.rs`.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::application;
 use super::builder::Builder;
+use super::cluster::Node;
 use super::drain::{DrainReport, drain};
 use super::metrics::Work;
 use super::shared::Shared;
@@ -20,7 +21,7 @@ use crate::ground::figures::Via;
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
 use crate::hooks::HookThread;
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
-use crate::topic::publish::{Message, Pending, PublishError, Receipt, Reply, route, told};
+use crate::topic::publish::{Message, Pending, PublishError, Publisher, Receipt, Reply, route, told};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::topic::{Handover, Waiter};
 use crate::wire::Position;
@@ -53,6 +54,8 @@ pub(super) struct Inner {
     pub(super) control: Place,
     /// The work of the threads with actors.
     pub(super) work: Work,
+    /// The instance as a node of a cluster, if there is an engine.
+    pub(super) node: Option<Arc<Node>>,
     /// A second caller of `shutdown` waits for the drain under way.
     pub(super) drained: Arc<tokio::sync::OnceCell<DrainReport>>,
     /// `None` once the threads have been joined, or if the instance has no threads of its own. Behind an async lock, so
@@ -60,25 +63,40 @@ pub(super) struct Inner {
     pub(super) threads: tokio::sync::Mutex<Option<Threads>>,
 }
 
-/// A handle that does not keep an instance running, for parts of the instance: the embedder's own actors.
+/// A handle that does not keep an instance running, for parts of the instance: the embedder's own actors, and hooks.
 #[derive(Clone, Debug)]
 pub struct WeakJanus {
-    pub(super) inner: Weak<Inner>,
+    /// Empty until the instance is made, which is after the making of its hooks.
+    inner: Arc<OnceLock<Weak<Inner>>>,
 }
 
 impl WeakJanus {
+    pub(super) fn new(inner: Weak<Inner>) -> Self {
+        Self { inner: Arc::new(inner.into()) }
+    }
+
+    /// The handle of an instance to come.
+    pub(crate) fn to_come() -> Self {
+        Self { inner: Arc::default() }
+    }
+
+    /// The instance has come. A second instance is not taken.
+    pub(super) fn has_come(&self, inner: Weak<Inner>) {
+        let _ = self.inner.set(inner);
+    }
+
     /// The instance, unless its last handle is gone. While the result lives it keeps the instance running like any
     /// other handle.
     #[must_use]
     pub fn upgrade(&self) -> Option<Janus> {
-        Some(Janus { inner: self.inner.upgrade()? })
+        Some(Janus { inner: self.inner.get()?.upgrade()? })
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Threads {
     pub(super) control: Arbiter,
-    pub(super) home: Arbiter,
+    pub(super) homes: Vec<Arbiter>,
     /// For the embedder's children, if there are any.
     pub(super) application: Option<Arbiter>,
     /// For the embedder's hooks, if there are any without a runtime.
@@ -113,7 +131,7 @@ impl Janus {
     /// A handle that does not keep the instance running.
     #[must_use]
     pub fn downgrade(&self) -> WeakJanus {
-        WeakJanus { inner: Arc::downgrade(&self.inner) }
+        WeakJanus::new(Arc::downgrade(&self.inner))
     }
 
     /// The state that the actors share, for the parts of the handle in other files.
@@ -125,7 +143,7 @@ impl Janus {
     /// `https_listen`, and of the [`Builder`], each in their order.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.inner.shared.endpoints.iter().filter_map(|endpoint| endpoint.addr).collect()
+        self.inner.shared.ports().filter_map(|endpoint| endpoint.addr).collect()
     }
 
     /// Publishes a message and waits for the place in the topic's order. While the topic's inflight limit is reached,
@@ -155,7 +173,7 @@ impl Janus {
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
             let waiter = Waiter { waker: cx.waker(), place: &mut place };
-            match route(shared, &mut last, &topic, None, offered, Some(waiter)) {
+            match route(shared, &mut last, &topic, Publisher::default(), offered, Some(waiter)) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);
@@ -179,7 +197,9 @@ impl Janus {
         let shared = &self.inner.shared;
         let (topic, publication) = told(message.into_parts(&shared.config()), &shared.figures)?;
         let (reply, receipt) = Reply::promise(Via::API);
-        if let Err(pending) = route(shared, &mut None, &topic, None, Pending { publication, reply }, None) {
+        if let Err(pending) =
+            route(shared, &mut None, &topic, Publisher::default(), Pending { publication, reply }, None)
+        {
             pending.refuse(PublishError::Full);
             return told(Err(PublishError::Full), &shared.figures);
         }
@@ -212,7 +232,8 @@ impl Janus {
     /// janus.publish("news", "while nobody listened").await?;
     ///
     /// let mut subscriber = janus.subscribe_with("news", SubscribeOptions::default().since(position))?;
-    /// assert_eq!((subscriber.resumption().resumed, subscriber.resumption().missed), (true, 1));
+    /// let resumption = subscriber.ready().await?;
+    /// assert_eq!((resumption.resumed, resumption.missed), (true, 1));
     /// let Some(Event::Message(message)) = subscriber.next().await else { panic!("one was missed") };
     /// assert_eq!(message.data(), "\"while nobody listened\"");
     /// # janus.shutdown().await;
@@ -245,10 +266,10 @@ impl Janus {
     ///     janus.publish("news", &number).await?;
     /// }
     /// // A position that is of no life of the topic is before everything.
-    /// let mut history = janus.history("news", Some(Position { epoch: Epoch::NONE, seq: 0 }), 2)?;
+    /// let mut history = janus.history("news", Some(Position { epoch: Epoch::NONE, seq: 0 }), 2).await?;
     /// let mut parts = vec![history.messages.len()];
     /// while history.more {
-    ///     history = janus.history("news", Some(history.position), 2)?;
+    ///     history = janus.history("news", Some(history.position), 2).await?;
     ///     assert!(history.complete);
     ///     parts.push(history.messages.len());
     /// }
@@ -261,8 +282,13 @@ impl Janus {
     /// # Errors
     ///
     /// See [`HistoryError`].
-    pub fn history(&self, topic: &str, since: Option<Position>, limit: usize) -> Result<History, HistoryError> {
-        history(&self.inner.shared, topic, since, limit)
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe. Without an [engine](crate::engine) the answer is there at once; in a cluster the engine may have to be
+    /// asked, once for each topic.
+    pub async fn history(&self, topic: &str, since: Option<Position>, limit: usize) -> Result<History, HistoryError> {
+        history(&self.inner.shared, topic, since, limit).await
     }
 
     /// The supervision tree as it is now: as data, and with `{}` as a picture for a log or a terminal.
@@ -348,7 +374,7 @@ impl Janus {
                 if let Some(thread) = threads.hooks {
                     thread.stop();
                 }
-                threads.home.stop();
+                threads.homes.into_iter().for_each(Arbiter::stop);
                 threads.control.stop();
                 shared.senders.join();
                 #[cfg(feature = "tls")]

@@ -51,6 +51,7 @@ impl Janus {
             }
         }
         families.extend([disconnects(shared), publish_errors(shared), fan_outs(shared), hook_times(shared)]);
+        families.extend(engine(shared));
         families.extend(self.inner.work.families(shared));
         #[cfg(feature = "tls")]
         families.push(certificate_expiry(self));
@@ -128,6 +129,29 @@ fn fan_outs(shared: &Connections) -> MetricFamily {
     MetricFamily::new("fanout_duration_seconds", MetricKind::Histogram, text).with([], value)
 }
 
+/// Without an engine there is no series.
+fn engine(shared: &Connections) -> [MetricFamily; 4] {
+    let text = "Whether the link to a server of the engine is up (1) or down (0); the label is the place of its address in `engine`, from 0.";
+    let mut up = MetricFamily::new("engine_up", MetricKind::Gauge, text).by(["server"]);
+    let text = "Links to the engine that have ended, by the reason, such as `closed`, `timeout` or `read_only`; a new link is made after each.";
+    let mut reconnects = MetricFamily::new("engine_reconnects", MetricKind::Counter, text).by(["reason"]);
+    let text = "Time from the request to the engine to number messages until their numbers came.";
+    let mut appends = MetricFamily::new("engine_append_seconds", MetricKind::Histogram, text);
+    let text = "Messages that wait now for the engine to number them.";
+    let mut waiting = MetricFamily::new("engine_waiting_messages", MetricKind::Gauge, text);
+    if let Some(cluster) = &shared.topics.cluster {
+        for (index, link) in cluster.links().enumerate() {
+            up.push([("server", index.to_string().into())], MetricValue::Integer(u64::from(link.is_up)));
+        }
+        for (reason, count) in cluster.figures.ends() {
+            reconnects.push([("reason", reason.into())], MetricValue::Integer(count));
+        }
+        appends.push([], MetricValue::Distribution(cluster.figures.appends.read()));
+        waiting.push([], MetricValue::Integer(cluster.figures.waiting()));
+    }
+    [up, reconnects, appends, waiting]
+}
+
 fn restarts(shared: &Connections) -> MetricFamily {
     let text = "Restarts of actors after a crash, by the kind of the actor.";
     let mut family = MetricFamily::new("actor_restarts", MetricKind::Counter, text).by(["actor"]);
@@ -156,7 +180,7 @@ pub(super) struct Work(Vec<Worker>);
 #[derive(Debug)]
 struct Worker {
     /// The label of the thread.
-    name: &'static str,
+    name: String,
     place: Place,
     window: Mutex<Window>,
 }
@@ -178,8 +202,8 @@ struct Reading {
 const SHORTEST: Duration = Duration::from_secs(1);
 
 impl Work {
-    pub(super) fn new(places: impl IntoIterator<Item = (&'static str, Place)>) -> Self {
-        let worker = |(name, place): (&'static str, Place)| {
+    pub(super) fn new(places: impl IntoIterator<Item = (String, Place)>) -> Self {
+        let worker = |(name, place): (String, Place)| {
             let now = Reading { at: Instant::now(), busy: place.busy() };
             Worker { name, place, window: Mutex::new(Window { earlier: now, later: now }) }
         };
@@ -194,10 +218,10 @@ impl Work {
         let mut ratio = MetricFamily::new("arbiter_busy_ratio", MetricKind::Gauge, text).by(["thread"]);
         for Worker { name, place, window } in &self.0 {
             let now = Reading { at: Instant::now(), busy: place.busy() };
-            busy.push([("thread", (*name).into())], MetricValue::Float(now.busy.as_secs_f64()));
-            ratio.push([("thread", (*name).into())], MetricValue::Float(window.lock().ratio(now)));
+            busy.push([("thread", name.clone().into())], MetricValue::Float(now.busy.as_secs_f64()));
+            ratio.push([("thread", name.clone().into())], MetricValue::Float(window.lock().ratio(now)));
         }
-        let text = "Time for which the home arbiter has worked without a pause: how long something may have waited for \
+        let text = "Time for which a home arbiter has worked without a pause: how long something may have waited for \
                     its turn.";
         let turns = MetricFamily::new("arbiter_turn_seconds", MetricKind::Histogram, text);
         [busy, ratio, turns.with([], MetricValue::Distribution(shared.figures.turns.read()))]

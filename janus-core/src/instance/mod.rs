@@ -6,6 +6,7 @@
 //! | `builder.rs` | API | settings and listeners until the instance starts |
 //! | `certificates.rs` | API | new certificates for TLS listeners (a feature) |
 //! | `clients.rs` | API | connections, sessions and slow clients; closing a connection |
+//! | `cluster.rs` | API | the instance as a node: its engine, the other nodes, requests to all nodes |
 //! | `drain.rs` | task | the end of an instance, spread over time |
 //! | `inject.rs` | tests | faults put into a running instance |
 //! | `janus.rs` | API | the handle of a running instance |
@@ -23,6 +24,7 @@ pub(crate) mod builder;
 #[cfg(feature = "tls")]
 mod certificates;
 pub(crate) mod clients;
+pub(crate) mod cluster;
 pub(crate) mod drain;
 #[cfg(feature = "fault-injection")]
 mod inject;

@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::janus::Janus;
-use crate::connection::acceptor::{Accepted, admit, count_excess, count_refusal, prepare, serve_with};
+use crate::connection::acceptor::{Accepted, admit, count_excess, count_refusal, serve_with};
 use crate::connection::listener::{Incoming, Origin};
+use crate::connection::moving::{Unmoved, move_to};
+use crate::connection::port::prepare;
 use crate::connection::transport::refusal;
-use crate::delivery::Link;
 use crate::delivery::codecs::TooManyCodecs;
 use crate::wire::{Codec, Decoder, ErrorCode, Limits, Refusal};
 
@@ -106,20 +107,17 @@ impl Janus {
         prepare(&incoming, &shared.config(), None);
         // A socket belongs to the reactor of its origin.
         let Incoming { link, peer, .. } = incoming;
-        let stream = link.leave_reactor().map_err(ServeError::Stream)?;
-        let connections = Arc::clone(shared);
+        let (connections, home) = (Arc::clone(shared), shared.homes.next().id);
         // The place goes along, and comes back with a job that is not run.
-        let served = shared.home.run(move || match Link::enter_reactor(stream, peer) {
-            Ok(link) => {
-                let accepted = Accepted { link, peer, is_foreign: false, admission: Ok(admission), tls: None };
-                serve_with(&connections, place, accepted, &origin, decoder);
-            }
-            Err(error) => log::error!(peer:%; "{peer}: closed, because the socket cannot be registered: {error}"),
+        let served = move_to(shared, home, link, peer, move |link| {
+            let accepted = Accepted { link, peer, is_foreign: false, admission: Ok(admission), tls: None, home };
+            serve_with(&connections, place, accepted, &origin, decoder);
         });
-        served.map_err(|_| match shared.is_draining() {
-            true => ServeError::ShuttingDown,
+        served.map_err(|error| match error {
+            Unmoved::Stream(error) => ServeError::Stream(error),
+            Unmoved::Home(_) if shared.is_draining() => ServeError::ShuttingDown,
             // The home arbiter is behind with more jobs than its limit, or about to be found dead.
-            false => ServeError::Full { code: ErrorCode::ServerOverloaded, message: HOME_BEHIND },
+            Unmoved::Home(_) => ServeError::Full { code: ErrorCode::ServerOverloaded, message: HOME_BEHIND },
         })
     }
 
@@ -151,10 +149,11 @@ mod tests {
         let busy = move || {
             let _ = released.recv();
         };
-        shared.home.run(busy).unwrap();
+        let home = shared.homes.first();
+        home.run(busy).unwrap();
         // The arbiter looks for its end between some jobs and the next.
         for _ in 0..100 {
-            shared.home.run(|| ()).unwrap();
+            home.run(|| ()).unwrap();
         }
         serve().unwrap();
         assert_eq!((shared.connections.table.len(), shared.connections.table.all()), (0, 1));
@@ -162,7 +161,7 @@ mod tests {
         assert!(matches!(refused, ServeError::Full { code: ErrorCode::TooManyConnections, .. }), "{refused}");
 
         let threads = janus.inner.threads.lock().await.take().unwrap();
-        drop(threads.home);
+        drop(threads.homes);
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);
         while shared.connections.table.all() > 0 && Instant::now() < deadline {

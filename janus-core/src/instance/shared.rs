@@ -1,6 +1,6 @@
 //! The shared state of the actors of an instance: the sum of the parts of all floors.
 //!
-//! Each floor has a part of its own and knows nothing of the floors above: [`Ground`], [`Engine`] (delivery),
+//! Each floor has a part of its own and knows nothing of the floors above: [`Ground`], [`Deliveries`] (delivery),
 //! [`Topics`], [`Sessions`], [`Connections`]. A part dereferences to the part below, so a field of a lower floor has
 //! the same name on every floor. Nothing here is global; two instances in one process do not see each other.
 
@@ -14,11 +14,12 @@ use crate::config::Config;
 use crate::connection::Connections;
 use crate::connection::acceptor::Endpoint;
 use crate::connection::tls::Tls;
-use crate::delivery::{Codecs, Engine};
+use crate::delivery::{Codecs, Deliveries, Sending};
 use crate::ground::Ground;
 use crate::hooks::HookRunner;
 use crate::session::Sessions;
 use crate::supervision::{ExitReason, Place};
+use crate::topic::cluster::Cluster;
 use crate::topic::{Handover, Topics};
 use crate::wire::HttpPort;
 
@@ -39,17 +40,18 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         config: Config,
-        home: Place,
-        codecs: Arc<Codecs>,
+        homes: Vec<Place>,
+        (codecs, sending): (Arc<Codecs>, Sending),
         (endpoints, http_port): (Vec<Arc<Endpoint>>, Arc<HttpPort>),
         hooks: Option<Arc<HookRunner>>,
         tls: Option<Arc<Tls>>,
+        cluster: Option<Arc<Cluster>>,
     ) -> Arc<Self> {
         let (topic_supervisor, transport_supervisor) =
             (tree::topic_supervisor(&config), tree::transport_supervisor(&config));
         // Only hooks ask for dropped messages by topic.
-        let engine = Engine::new(Ground::new(config, home), codecs, hooks.is_some());
-        let sessions = Sessions::new(Topics::new(engine, topic_supervisor, hooks.clone()));
+        let deliveries = Deliveries::new(Ground::new(config, homes), codecs, sending, hooks.is_some());
+        let sessions = Sessions::new(Topics::new(deliveries, topic_supervisor, hooks.clone(), cluster));
         let connections = Connections::new(Arc::new(sessions), endpoints, transport_supervisor, hooks, tls);
         Arc::new(Self {
             connections: Arc::new(connections),

@@ -2,13 +2,15 @@
 //!
 //! The table outlives crashes of the ProxyMapper. Transports enter and detach their sessions directly.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use super::{Joined, Session, SessionInfo, SessionToken, State, cursors_of};
+use super::{Brief, Joined, Session, SessionInfo, SessionToken, State, cursors_of};
 use crate::accounts::shares::{Shares, share};
 use crate::accounts::{Account, Address};
 use crate::config::Config;
@@ -24,11 +26,65 @@ pub(crate) struct SessionTable(Mutex<Table>);
 /// Invariant: `shares` holds the numbers in `detached`.
 #[derive(Debug, Default)]
 struct Table {
-    sessions: HashMap<SessionToken, Arc<Session>>,
+    sessions: Sessions,
     /// Detached sessions by number; numbers rise.
     detached: BTreeMap<u64, Detached>,
     shares: Shares<u64, ()>,
     last_number: u64,
+}
+
+/// Sessions by the token in each of them: a map with the token as its key would take four times as much memory for each
+/// of tens of thousands of clients.
+#[derive(Debug, Default)]
+struct Sessions(HashSet<Listed>);
+
+#[derive(Debug)]
+struct Listed(Arc<Session>);
+
+impl Borrow<SessionToken> for Listed {
+    fn borrow(&self) -> &SessionToken {
+        &self.0.token
+    }
+}
+
+impl Hash for Listed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.token.hash(state);
+    }
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.token == other.0.token
+    }
+}
+
+impl Eq for Listed {}
+
+impl Sessions {
+    fn get(&self, token: &SessionToken) -> Option<&Arc<Session>> {
+        self.0.get(token).map(|Listed(session)| session)
+    }
+
+    /// Lists a session, in place of the session of the same token.
+    fn put(&mut self, session: Arc<Session>) {
+        self.0.replace(Listed(session));
+    }
+
+    fn remove(&mut self, token: &SessionToken) {
+        self.0.remove(token);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.0.iter().map(|Listed(session)| session)
+    }
+
+    /// Gives back the memory of a crowd that has gone.
+    fn shrink(&mut self) {
+        if self.0.capacity() > 1024 && self.0.len() < self.0.capacity() / 8 {
+            self.0.shrink_to(self.0.len() * 2);
+        }
+    }
 }
 
 /// A session without a connection.
@@ -93,7 +149,7 @@ pub(crate) enum Unclaimed {
 impl SessionTable {
     /// Lists a session of an open connection.
     pub(crate) fn enter(&self, session: Arc<Session>) {
-        self.0.lock().sessions.insert(session.token, session);
+        self.0.lock().sessions.put(session);
     }
 
     /// Gives the session of `token` to the connection of `by`, whose own session ends. Of two claimants, the connection
@@ -104,7 +160,7 @@ impl SessionTable {
         if *token == by.token {
             return Err(Unclaimed::Unknown);
         }
-        let claimed = table.sessions.get_mut(token).ok_or(Unclaimed::Unknown)?;
+        let claimed = Arc::clone(table.sessions.get(token).ok_or(Unclaimed::Unknown)?);
         if !claimed.has_user_of(by) {
             return Err(Unclaimed::Unknown);
         }
@@ -113,7 +169,9 @@ impl SessionTable {
         }
         let mut detached = None;
         let (cursors, older) = match std::mem::replace(&mut *claimed.state.lock(), State::Over) {
-            State::Attached { slot, joined, earlier } => (cursors_of(&joined, earlier), Some((slot, joined))),
+            State::Attached { slot, joined, earlier } => {
+                (cursors_of(&joined, earlier), Some((slot, joined.into_vec())))
+            }
             State::Attaching { slot, cursors } => (cursors, Some((slot, Vec::new()))),
             State::Detached { number, cursors } => {
                 detached = Some(number);
@@ -122,9 +180,9 @@ impl SessionTable {
             State::Over => (Box::default(), None),
         };
         let state = Mutex::new(State::Attaching { slot: Arc::clone(slot), cursors });
-        let (peer, client) = (by.peer, ArcSwapOption::new(by.client.load_full()));
-        *claimed = Arc::new(Session { token: *token, peer, inherited: true, client, state });
-        let session = Arc::clone(claimed);
+        let (peer, client) = (Brief::new(by.peer(), true), ArcSwapOption::new(by.client.load_full()));
+        let session = Arc::new(Session { token: *token, peer, client, state });
+        table.sessions.put(Arc::clone(&session));
         *by.state.lock() = State::Over;
         table.sessions.remove(&by.token);
         if let Some(number) = detached {
@@ -150,11 +208,11 @@ impl SessionTable {
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();
         let state = std::mem::replace(&mut *session.state.lock(), State::Over);
-        let (peer, client) = (session.peer, ArcSwapOption::new(session.client.load_full()));
-        let renamed = Arc::new(Session { token, peer, inherited: false, client, state: Mutex::new(state) });
+        let (peer, client) = (Brief::new(session.peer(), false), ArcSwapOption::new(session.client.load_full()));
+        let renamed = Arc::new(Session { token, peer, client, state: Mutex::new(state) });
         if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
             table.sessions.remove(&session.token);
-            table.sessions.insert(token, Arc::clone(&renamed));
+            table.sessions.put(Arc::clone(&renamed));
         }
         renamed
     }
@@ -175,7 +233,7 @@ impl SessionTable {
             table.sessions.remove(&session.token);
             return Detachment { joined, ended: 0 };
         }
-        let address = Address::of(session.peer);
+        let address = Address::of(session.peer());
         table.keep(Detached { token: session.token, expires, address, account });
         let mut ended = 0;
         while table.detached.len() > places.max && table.end_one(Some((address, share(places.max, places.share)))) {
@@ -209,9 +267,7 @@ impl SessionTable {
             table.end(number);
             ended += 1;
         }
-        if table.sessions.capacity() > 1024 && table.sessions.len() < table.sessions.capacity() / 8 {
-            table.sessions.shrink_to(table.sessions.len() * 2);
-        }
+        table.sessions.shrink();
         ended
     }
 
@@ -226,13 +282,13 @@ impl SessionTable {
     }
 
     pub(crate) fn list(&self) -> Vec<SessionInfo> {
-        self.0.lock().sessions.values().map(|session| session.info()).collect()
+        self.0.lock().sessions.iter().map(|session| session.info()).collect()
     }
 
     /// The number of listed sessions, and of detached sessions among them.
     pub(crate) fn count(&self) -> (usize, usize) {
         let table = self.0.lock();
-        (table.sessions.len(), table.detached.len())
+        (table.sessions.0.len(), table.detached.len())
     }
 }
 

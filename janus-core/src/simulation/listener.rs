@@ -49,7 +49,7 @@ impl Listener {
                 return None;
             }
         };
-        let (last, resumption) = (subscriber.position().seq, subscriber.resumption());
+        let (last, resumption) = (subscriber.position().seq, subscriber.resumption().expect("there is no engine"));
         assert!(!resumption.resumed || since == Some(subscriber.position()), "{resumption:?}");
         let promised = last + resumption.missed;
         Some(Self { number, topic, subscriber, policy, last, last_id: None, stalled: false, closed: false, promised })

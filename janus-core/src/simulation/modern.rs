@@ -183,7 +183,7 @@ impl Modern {
         });
         let asked = Asked { topic, since, is_wrong, at: model.now, last: model.last(topic) };
         let id = self.request(Command::Subscribe(asked));
-        self.write(&v1::subscribe(id, &topic_name(topic), position));
+        self.write(&v1::subscribe(id, &topic_name(topic), position.map(Into::into)));
     }
 
     fn take_frames(&mut self, model: &mut Model, trace: &mut Trace, limits: &Limits) {

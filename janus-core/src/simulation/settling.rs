@@ -138,5 +138,6 @@ impl World {
         assert_eq!(old.strong_count(), 0, "nothing of the old instance is left");
         self.root_crashes.clear();
         self.sender_crashes.clear();
+        self.errand_crashes.clear();
     }
 }

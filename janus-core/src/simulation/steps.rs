@@ -279,7 +279,7 @@ impl World {
     fn crash(&mut self) {
         let soon = 1 + self.chance.below(30) as u32;
         let topic = topic_name(self.topic());
-        let kind = self.chance.below(20);
+        let kind = self.chance.below(24);
         let fault = match kind {
             0 => Fault::TopicManager,
             1 => Fault::ProxyMapper,
@@ -289,6 +289,8 @@ impl World {
             7..11 => Fault::TopicSend(soon),
             11..14 => Fault::TopicCommit(1 + soon / 4),
             14..18 => Fault::SenderSend(soon),
+            22.. => Fault::TopicEncode(1 + soon / 4),
+            20..22 => Fault::Errand(1 + soon / 4),
             _ => {
                 if self.clients.is_empty() {
                     return;
@@ -303,6 +305,7 @@ impl World {
         let now = Instant::now();
         let (window, most) = match fault {
             Fault::TopicManager | Fault::ProxyMapper | Fault::TopicListed => (&mut self.root_crashes, 4),
+            Fault::Errand(_) => (&mut self.errand_crashes, 4),
             Fault::SenderSend(_) => (&mut self.sender_crashes, 18),
             _ => return self.janus.inject(fault),
         };

@@ -10,12 +10,13 @@ use std::task::{self, Poll};
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 
-use super::join::Since;
+use super::join::{Beginning, Entry};
 use super::shared::Topics;
 use super::state::{TopicError, TopicState};
 use super::work::Next;
 use crate::delivery::pass::{Help, PIECE, Server};
 use crate::delivery::{Pass, Subscription};
+use crate::ground::homes::HomeId;
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
 use crate::supervision::StartInfo;
@@ -42,11 +43,67 @@ pub(crate) struct Unsubscribe {
     pub(crate) subscription: Arc<Subscription>,
 }
 
-/// Ends a subscription, and tells its topic.
-pub(crate) fn leave(topic: &Arc<TopicState>, subscription: Arc<Subscription>) {
+/// Ends a subscription, and tells its topic; `from` is the home of the caller's thread, if that is a home.
+pub(crate) fn leave(shared: &Topics, topic: &Arc<TopicState>, subscription: Arc<Subscription>, from: Option<HomeId>) {
     subscription.end();
+    let is_elsewhere = from.is_some_and(|from| from != shared.homes.of_topic(topic.number));
+    if is_elsewhere && topic.actor.on_behalf(|| unsubscribe(topic, shared, Arc::clone(&subscription))).is_ok() {
+        return;
+    }
     // A topic without an actor looks for ended subscriptions at its start.
     let _ = topic.actor.cast(Unsubscribe { subscription });
+}
+
+/// Adds a subscriber on another home than the topic's, where a message to the actor would cost two wake-ups. `None` if
+/// no actor is up.
+pub(crate) fn subscribe_elsewhere(
+    shared: &Topics,
+    topic: &TopicState,
+    Subscribe { subscription, id }: Subscribe,
+) -> Option<Result<(), TopicError>> {
+    topic.actor.on_behalf(|| subscribe(topic, shared, &subscription, id)).ok()
+}
+
+fn subscribe(
+    state: &TopicState,
+    shared: &Topics,
+    subscription: &Arc<Subscription>,
+    id: RequestId,
+) -> Result<(), TopicError> {
+    state.check_whole();
+    let topic = &state.name;
+    let tell = |Entry { position, .. }: Entry| {
+        if !subscription.acknowledge() {
+            return;
+        }
+        let horizon = Some(shared.pass_numbers.horizon());
+        let event = ServerEvent::Subscribed {
+            id,
+            topic,
+            position,
+            last: None,
+            horizon,
+            since: None,
+            missed: None,
+            repeated: 0,
+        };
+        subscription.slot.tell(&event);
+    };
+    let entry = state.join_and_tell(subscription, Beginning::Now, shared.clock.tick(), tell)?;
+    shared.trace_joined(subscription, topic, entry.position.seq);
+    Ok(())
+}
+
+fn unsubscribe(state: &Arc<TopicState>, shared: &Topics, subscription: Arc<Subscription>) {
+    state.check_whole();
+    shared.tracer.tell(TraceKind::Unsubscribe, || Said {
+        from: subscription.trace_name(),
+        to: trace::topic(&state.name),
+        about: String::new(),
+    });
+    if state.unsubscribe(subscription, shared.clock.tick()) {
+        shared.table.note_unused(state);
+    }
 }
 
 /// See the module's documentation.
@@ -96,24 +153,7 @@ impl Handler<Subscribe> for Topic {
     type Result = Result<(), TopicError>;
 
     fn handle(&mut self, Subscribe { subscription, id }: Subscribe, _: &mut Context<Self>) -> Self::Result {
-        let position = self.state.join(&subscription, Since::Now, self.shared.clock.tick())?.position;
-        let topic = &self.state.name;
-        self.shared.trace_joined(&subscription, topic, position.seq);
-        if subscription.acknowledge() {
-            let horizon = Some(self.shared.pass_numbers.horizon());
-            let event = ServerEvent::Subscribed {
-                id,
-                topic,
-                position,
-                last: None,
-                horizon,
-                since: None,
-                missed: None,
-                repeated: 0,
-            };
-            subscription.slot.tell(&event);
-        }
-        Ok(())
+        subscribe(&self.state, &self.shared, &subscription, id)
     }
 }
 
@@ -121,20 +161,13 @@ impl Handler<Unsubscribe> for Topic {
     type Result = ();
 
     fn handle(&mut self, Unsubscribe { subscription }: Unsubscribe, _: &mut Context<Self>) {
-        self.shared.tracer.tell(TraceKind::Unsubscribe, || Said {
-            from: subscription.trace_name(),
-            to: trace::topic(&self.state.name),
-            about: String::new(),
-        });
-        if self.state.unsubscribe(subscription, self.shared.clock.tick()) {
-            self.shared.table.note_unused(&self.state);
-        }
+        unsubscribe(&self.state, &self.shared, subscription);
     }
 }
 
 /// The part of a turn taken by the numbering of an inbox. Without this price a publisher on another thread, to a topic
 /// without subscribers, could keep the arbiter for itself.
-const NUMBERING: usize = PIECE / 4;
+pub(super) const NUMBERING: usize = PIECE / 4;
 
 /// Numbers messages and hands out batch after batch, a turn at a time: after [`PIECE`] sends the arbiter reads sockets
 /// and serves other topics.
@@ -142,6 +175,8 @@ const NUMBERING: usize = PIECE / 4;
 struct HandOut {
     /// The pass that was left to the senders for a turn.
     left: Option<Arc<Pass>>,
+    /// Whether the task of the engine's link knows that the actor is up.
+    has_asked: bool,
 }
 
 impl ActorFuture<Topic> for HandOut {
@@ -154,6 +189,12 @@ impl ActorFuture<Topic> for HandOut {
         cx: &mut task::Context<'_>,
     ) -> Poll<()> {
         let Topic { state, shared } = topic;
+        if !std::mem::replace(&mut self.has_asked, true) {
+            // Not at the start of the actor, whose answers would find it on its way up.
+            state.ask_with_actor(shared);
+        }
+        state.check_whole();
+        let home = shared.homes.of_topic(state.number);
         let mut turn = PIECE;
         // Once in a turn, even in the middle of a pass, so that receipts need not wait for the end of the pass.
         state.number_inbox(shared);
@@ -163,14 +204,18 @@ impl ActorFuture<Topic> for HandOut {
                 // returning clients get more of overlapping passes twice.
                 return yield_now(cx);
             }
-            let pass = match state.next(shared) {
+            let pass = match state.next(shared, home) {
                 Next::Serve(pass) => pass,
                 Next::Number => {
                     state.number_inbox(shared);
                     turn = turn.saturating_sub(NUMBERING);
                     continue;
                 }
-                Next::Rest => return Poll::Pending,
+                Next::Rest => {
+                    // Another thread may have panicked since the look above, and no message would wake the actor.
+                    state.check_whole();
+                    return Poll::Pending;
+                }
             };
             if pass.help() == Help::First && !self.left.as_ref().is_some_and(|left| Arc::ptr_eq(left, &pass)) {
                 self.left = Some(pass);
@@ -180,16 +225,20 @@ impl ActorFuture<Topic> for HandOut {
                 if turn == 0 {
                     return yield_now(cx);
                 }
-                match pass.serve_piece(Server::Topic) {
+                match pass.serve_piece(Server::Home(home)) {
                     Some(served) => {
                         turn = turn.saturating_sub(served);
-                        shared.load.add(served);
+                        shared.homes.get(home).load.add(served);
                     }
                     None if pass.poll_complete(cx.waker()) => {}
                     // A piece was given back between the claim and the registration.
                     None if !pass.is_claimed() => {}
                     None if state.rest_in_pass() => return Poll::Pending,
-                    None => state.number_inbox(shared),
+                    None => {
+                        // Otherwise the inbox would stay as it is, and this loop would turn until the pass is complete.
+                        state.check_whole();
+                        state.number_inbox(shared);
+                    }
                 }
             }
             self.left = None;

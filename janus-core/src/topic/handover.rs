@@ -74,7 +74,7 @@ impl Handover {
 fn end_of(sequence: &Sequence, passes: u64) -> Option<Start> {
     let start = sequence.start();
     // A numbered message without a complete pass lies beyond every horizon.
-    let is_whole = sequence.in_flight().frames == 0 && !sequence.is_in_pass();
+    let is_whole = sequence.is_handed_out();
     let latest = if is_whole { start.latest } else { passes };
     sequence.check().then_some(Start { latest, ..start })
 }
@@ -103,7 +103,7 @@ mod tests {
     use crate::ground::clock::Tick;
     use crate::topic::sequence::tests::{hand_out, number, seal};
     use crate::topic::shared::tests::with_topics;
-    use crate::topic::{Since, TopicError};
+    use crate::topic::{Beginning, TopicError};
 
     fn name(name: &str) -> TopicName {
         TopicName::new(name, 255).unwrap()
@@ -132,7 +132,7 @@ mod tests {
     }
 
     /// How many messages a client has missed that comes back from there; `None` if the client cannot resume.
-    fn missed(topics: &Topics, topic: &str, since: Since) -> Result<Option<u64>, TopicError> {
+    fn missed(topics: &Topics, topic: &str, since: Beginning) -> Result<Option<u64>, TopicError> {
         let topic = topics.open_topic(&name(topic), None)?;
         Ok(topic.entry(since, Tick::new(1))?.missed)
     }
@@ -146,8 +146,12 @@ mod tests {
             let earlier = Position { seq: 2, ..last };
             number(&mut topic.core.lock().sequence, 2);
             assert_eq!(topic.core.lock().sequence.position(), Position { seq: 5, ..last });
-            assert_eq!(missed(topics, "news", Since::Position(last)), Ok(Some(2)));
-            assert_eq!(missed(topics, "news", Since::Position(earlier)), Ok(None), "the message is lost, and told so");
+            assert_eq!(missed(topics, "news", Beginning::Position(last)), Ok(Some(2)));
+            assert_eq!(
+                missed(topics, "news", Beginning::Position(earlier)),
+                Ok(None),
+                "the message is lost, and told so"
+            );
         });
     }
 
@@ -155,13 +159,13 @@ mod tests {
     fn a_stream_continues_after_a_horizon_of_the_earlier_instance() {
         let prepare = |topics: &Arc<Topics>| (used(topics, "news", 3).1, used(topics, "quotes", 2).1);
         hand_over(prepare, |topics, (news, quotes)| {
-            assert_eq!(missed(topics, "news", Since::Pass(news)), Ok(Some(0)));
-            assert_eq!(missed(topics, "quotes", Since::Pass(news)), Ok(None), "a message of quotes came later");
-            assert_eq!(missed(topics, "quotes", Since::Pass(quotes)), Ok(Some(0)));
+            assert_eq!(missed(topics, "news", Beginning::Pass(news)), Ok(Some(0)));
+            assert_eq!(missed(topics, "quotes", Beginning::Pass(news)), Ok(None), "a message of quotes came later");
+            assert_eq!(missed(topics, "quotes", Beginning::Pass(quotes)), Ok(Some(0)));
             let topic = topics.find_or_wake(&name("news"), None).unwrap();
             let pass = hand_out(&mut topic.core.lock().sequence, &topics.pass_numbers, 1);
             assert!(pass > quotes, "passes have new numbers");
-            assert_eq!(missed(topics, "news", Since::Pass(quotes)), Ok(Some(1)));
+            assert_eq!(missed(topics, "news", Beginning::Pass(quotes)), Ok(Some(1)));
         });
     }
 
@@ -191,7 +195,7 @@ mod tests {
             horizon
         };
         hand_over(prepare, |topics, horizon| {
-            assert_eq!(missed(topics, "news", Since::Pass(horizon)), Ok(None));
+            assert_eq!(missed(topics, "news", Beginning::Pass(horizon)), Ok(None));
         });
     }
 

@@ -34,9 +34,10 @@ impl TopicState {
     }
 
     fn refuse_all(&self, life: Life, error: &PublishError, senders: &SenderPool) {
-        let (inbox, waiting, pass, told) = {
+        let (submitted, inbox, waiting, pass, told) = {
             let mut core = self.core.lock();
             core.change_life(life);
+            let submitted = core.take_submission();
             let mut told = Vec::new();
             if life == Life::Ended {
                 // Connections are closed by their Transports. Only the topic can tell a subscriber in this process.
@@ -44,7 +45,7 @@ impl TopicState {
             }
             let open_bytes = core.sequence.open_bytes();
             let (inbox, waiting) = core.inbox.refuse_all(open_bytes);
-            (inbox, waiting, core.sequence.pass().cloned(), told)
+            (submitted, inbox, waiting, core.sequence.pass().cloned(), told)
         };
         for subscription in told {
             subscription.slot.end(End::ShutDown);
@@ -53,6 +54,10 @@ impl TopicState {
             // The pass may be what made the topic's actor panic again and again. It must not reach the senders, whose
             // crashes end the instance.
             senders.withdraw(&pass);
+        }
+        self.wake_waiting();
+        for pending in submitted {
+            pending.refuse(PublishError::OutcomeUnknown);
         }
         for pending in inbox {
             pending.refuse(error.clone());
@@ -75,9 +80,12 @@ impl TopicState {
     pub(super) fn inherit(&self) -> bool {
         let mut guard = self.core.lock();
         let core = &mut *guard;
+        core.is_torn = false;
         core.change_life(Life::Live);
         core.sequence.truncate_uncommitted();
+        core.reopen();
         core.roster.sweep(core.sequence.is_in_pass());
+        core.sequence.recount_foreign();
         let waiting = core.inbox.recount(core.sequence.in_flight(), core.sequence.open_bytes());
         let consistent = core.sequence.check() && core.roster.check();
         self.unlock_and_tell(guard);
@@ -91,8 +99,12 @@ impl TopicState {
     pub(super) fn restart_cold(&self, senders: &SenderPool) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
+        core.is_torn = false;
         core.change_life(Life::Live);
-        if let Some(pass) = core.sequence.restart(random_epoch(), self.pass_numbers.last()) {
+        core.reopen();
+        // An engine's epoch continues: the topic catches up from the engine's log.
+        let epoch = if core.clustered.is_some() { core.sequence.epoch() } else { random_epoch() };
+        if let Some(pass) = core.sequence.restart(epoch, self.pass_numbers.last()) {
             senders.withdraw(&pass);
         }
         core.roster.sweep(false);
@@ -131,7 +143,7 @@ mod tests {
         let (reply, outcome) = Reply::promise(Via::API);
         let publication = Publication::of_checked(&name(), "1", "2", "3");
         let enqueued = topic.enqueue(Pending { publication, reply }, None);
-        assert!(matches!(enqueued, Enqueued::Accepted | Enqueued::Refused), "the message is answered");
+        assert!(matches!(enqueued, Enqueued::Accepted { .. } | Enqueued::Refused), "the message is answered");
         outcome
     }
 
@@ -181,7 +193,7 @@ mod tests {
         let topic = topic();
         topic.shut_down(&SenderPool::default());
         assert!(topic.inherit() && topic.has_ended());
-        let joined = topic.join(&subscription(), crate::topic::Since::Now, crate::ground::clock::Tick::new(1));
+        let joined = topic.join(&subscription(), crate::topic::Beginning::Now, crate::ground::clock::Tick::new(1));
         assert_eq!(joined.map(|entry| entry.position), Err(TopicError::Ended));
     }
 }

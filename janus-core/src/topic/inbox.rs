@@ -13,6 +13,7 @@ use super::publish::Pending;
 use super::room::{Caller, InFlight, Room, Waiting};
 use crate::delivery::Ledger;
 use crate::ground::line::Ticket;
+use crate::wire::Publication;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -48,10 +49,9 @@ impl Inbox {
         }
     }
 
-    /// Takes a message in, and says whether the actor has to be woken. Without room the message comes back, and the
-    /// caller waits.
+    /// Takes a message in. Without room the message comes back, and the caller waits.
     #[inline]
-    pub(super) fn admit(&mut self, pending: Pending, caller: Option<Caller<'_>>) -> Result<bool, Pending> {
+    pub(super) fn admit(&mut self, pending: Pending, caller: Option<Caller<'_>>) -> Result<(), Pending> {
         let bytes = pending.publication.len();
         if !self.waiting.admit(self.room, bytes, self.in_flight, caller) {
             return Err(pending);
@@ -61,7 +61,13 @@ impl Inbox {
         self.accounted += pending.accounted_bytes();
         self.ledger.add_waiting(pending.accounted_bytes());
         self.messages.push_back(pending);
-        Ok(!std::mem::replace(&mut self.notified, true))
+        Ok(())
+    }
+
+    /// There is work for the actor. Returns whether the actor has to be woken.
+    #[inline]
+    pub(super) fn notify(&mut self) -> bool {
+        !std::mem::replace(&mut self.notified, true)
     }
 
     /// Takes over another limit. Messages under way beyond a lower limit stay.
@@ -78,12 +84,75 @@ impl Inbox {
         self.in_flight.frames
     }
 
+    /// Bytes of the messages without a number, with the price of each.
+    #[inline]
+    pub(super) fn unnumbered_bytes(&self) -> usize {
+        self.accounted - self.numbered
+    }
+
+    /// Messages without a number.
+    #[inline]
+    pub(super) fn unnumbered_frames(&self) -> usize {
+        self.messages.len()
+    }
+
     /// Takes the first message out, to be numbered.
     #[inline]
     pub(super) fn take(&mut self) -> Option<Pending> {
         let pending = self.messages.pop_front()?;
         self.numbered += pending.accounted_bytes();
         Some(pending)
+    }
+
+    /// How many of the first messages have at most this number and these bytes, but at least one message.
+    pub(super) fn portion(&self, messages: usize, bytes: usize) -> usize {
+        // A key is good for a submission of its own.
+        if self.messages.front().is_some_and(|pending| pending.publication.key().is_some()) {
+            return 1;
+        }
+        let mut room = bytes;
+        let fits = |pending: &&Pending| {
+            if pending.publication.key().is_some() {
+                return false;
+            }
+            let length = pending.publication.len();
+            let fits = length <= room || room == bytes;
+            room = room.saturating_sub(length);
+            fits
+        };
+        self.messages.iter().take(messages).take_while(fits).count()
+    }
+
+    /// The first messages.
+    pub(super) fn publications(&self, messages: usize) -> impl Iterator<Item = &Publication> {
+        self.messages.iter().take(messages).map(|pending| &pending.publication)
+    }
+
+    /// Takes the first message out, which gets no number here. Its room is free.
+    pub(super) fn take_back(&mut self) -> Option<Pending> {
+        let pending = self.messages.pop_front()?;
+        self.in_flight.frames -= 1;
+        self.in_flight.bytes -= pending.publication.len();
+        self.accounted -= pending.accounted_bytes();
+        self.ledger.remove_waiting(pending.accounted_bytes());
+        Some(pending)
+    }
+
+    /// A message of another node has been numbered. Takes the length of its frame, which waits for a batch.
+    pub(super) fn account_foreign(&mut self, length: usize) {
+        self.accounted += length;
+        self.numbered += length;
+        self.ledger.add_waiting(length);
+    }
+
+    /// A message taken out gets no number, because it is a repetition.
+    pub(super) fn note_left_out(&mut self, publication: &Publication) {
+        let accounted = publication.len() + size_of::<Pending>();
+        self.in_flight.frames -= 1;
+        self.in_flight.bytes -= publication.len();
+        self.accounted -= accounted;
+        self.numbered -= accounted;
+        self.ledger.remove_waiting(accounted);
     }
 
     /// A message taken out has been numbered. Takes the lengths of the publication and of the frame.
@@ -168,7 +237,7 @@ mod tests {
     use super::*;
     use crate::ground::figures::Via;
     use crate::topic::publish::Reply;
-    use crate::wire::{Publication, TopicName};
+    use crate::wire::TopicName;
 
     const ROOM: Room = Room { frames: 6, bytes: 1_000 };
 
@@ -186,12 +255,13 @@ mod tests {
     #[test]
     fn only_the_first_message_after_a_rest_wakes_the_actor() {
         let (mut inbox, _) = inbox();
-        let wakes = [(); 2].map(|()| inbox.admit(pending(1), None).unwrap());
+        let wakes = [(); 2].map(|()| inbox.admit(pending(1), None).map(|()| inbox.notify()).unwrap());
         assert_eq!(wakes, [true, false]);
         assert!(!inbox.rest(), "two messages wait");
         while inbox.take().is_some() {}
         assert!(inbox.rest());
-        assert!(inbox.admit(pending(1), None).unwrap());
+        inbox.admit(pending(1), None).unwrap();
+        assert!(inbox.notify());
     }
 
     #[test]

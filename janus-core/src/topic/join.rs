@@ -7,7 +7,7 @@
 //! messages.
 //!
 //! An event stream of several topics asks for all entries first ([`TopicState::entry`]) and joins all topics later, in
-//! one turn.
+//! one moment ([`Together`](super::Together)).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,14 +17,18 @@ use crate::config::SlowConsumer;
 use crate::delivery::Subscription;
 use crate::delivery::queue::Messages;
 use crate::ground::clock::Tick;
-use crate::wire::Position;
+use crate::wire::{Position, Since};
 
 /// Where a subscriber wants to begin. Without the messages after that place the subscriber begins with the next
 /// message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Since {
+pub(crate) enum Beginning {
     /// With the next message.
     Now,
+    /// With the first message that the topic keeps.
+    Start,
+    /// With the last message that the topic keeps.
+    Last,
     /// After this position, which may be of another life of the topic.
     Position(Position),
     /// With this number, for a subscription of a returning session; `None` if the number is not known. The topic may be
@@ -34,10 +38,15 @@ pub(crate) enum Since {
     Pass(u64),
 }
 
-impl Since {
-    /// After this position, if there is a position.
-    pub(crate) fn after(position: Option<Position>) -> Self {
-        position.map_or(Self::Now, Self::Position)
+impl Beginning {
+    /// Where a client asks to begin, if the client asks.
+    pub(crate) fn after(since: Option<Since>) -> Self {
+        match since {
+            None => Self::Now,
+            Some(Since::Start) => Self::Start,
+            Some(Since::Last) => Self::Last,
+            Some(Since::Position(position)) => Self::Position(position),
+        }
     }
 }
 
@@ -67,8 +76,9 @@ pub(crate) enum CatchUp {
     Joined,
     /// The subscriber has a portion. The next portion begins with this number.
     More(u64),
-    /// The next message is no longer kept. The first kept number, or the next number.
-    Lost(u64),
+    /// The next message is no longer kept, or an engine has lost it. The position of the last such message: what follows is
+    /// kept, or comes live.
+    Lost(Position),
 }
 
 /// The bytes of a portion. A client must take a portion before the next portion comes.
@@ -78,19 +88,33 @@ impl TopicState {
     /// Puts a subscriber on the list, or says how many messages the subscriber has to catch up with first.
     ///
     /// Idempotent: repeated at a topic's successor, the subscriber is listed once.
-    pub(crate) fn join(&self, subscription: &Arc<Subscription>, since: Since, tick: Tick) -> Result<Entry, TopicError> {
+    pub(crate) fn join(
+        &self,
+        subscription: &Arc<Subscription>,
+        since: Beginning,
+        tick: Tick,
+    ) -> Result<Entry, TopicError> {
+        self.join_and_tell(subscription, since, tick, |_| {})
+    }
+
+    /// The same, and answers the subscriber with `tell` under the topic's lock: a message that another home hands out in
+    /// the next moment must not overtake the answer.
+    pub(crate) fn join_and_tell(
+        &self,
+        subscription: &Arc<Subscription>,
+        since: Beginning,
+        tick: Tick,
+        tell: impl FnOnce(Entry),
+    ) -> Result<Entry, TopicError> {
         let mut core = self.core.lock();
-        let entry = core.entry(since, tick)?;
-        if entry.missed.is_none() {
-            core.last_used = tick;
-            core.list(subscription, entry.first_seq());
-            self.unlock_and_tell(core);
-        }
+        let entry = core.join(subscription, since, tick)?;
+        tell(entry);
+        self.unlock_and_tell(core);
         Ok(entry)
     }
 
     /// Where a subscriber joining now would begin.
-    pub(crate) fn entry(&self, since: Since, tick: Tick) -> Result<Entry, TopicError> {
+    pub(crate) fn entry(&self, since: Beginning, tick: Tick) -> Result<Entry, TopicError> {
         self.core.lock().entry(since, tick)
     }
 
@@ -110,9 +134,8 @@ impl TopicState {
         // Numbered messages that have not been handed out come with the next passes.
         let handed_out = core.sequence.handed_out();
         if from < handed_out {
-            let first = core.sequence.first_kept();
-            if from < first {
-                return Ok(CatchUp::Lost(first));
+            if let Some(lost) = core.lost(from) {
+                return Ok(CatchUp::Lost(lost));
             }
             let (next, is_taken) = core.replay(subscription, from..handed_out, tick);
             from = next;
@@ -138,11 +161,11 @@ impl TopicState {
         let mut core = self.core.lock();
         core.check_exists()?;
         core.last_used = tick;
-        let first = core.sequence.first_kept();
-        if from < first {
-            return Ok(CatchUp::Lost(first));
+        if let Some(lost) = core.lost(from) {
+            return Ok(CatchUp::Lost(lost));
         }
-        let end = core.sequence.first_after(pass).unwrap_or(from);
+        // At least the next message, which is kept: the caller asks until it has been sent.
+        let end = core.sequence.first_after(pass).unwrap_or(from).max(from + 1).min(core.sequence.handed_out());
         Ok(CatchUp::More(core.replay(subscription, from..end, tick).0))
     }
 
@@ -161,34 +184,63 @@ impl TopicState {
 }
 
 impl Core {
-    fn entry(&mut self, since: Since, tick: Tick) -> Result<Entry, TopicError> {
+    /// See [`TopicState::join`].
+    pub(super) fn join(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        since: Beginning,
+        tick: Tick,
+    ) -> Result<Entry, TopicError> {
+        let entry = self.entry(since, tick)?;
+        if entry.missed.is_none() {
+            self.last_used = tick;
+            self.list(subscription, entry.first_seq());
+        }
+        Ok(entry)
+    }
+
+    fn entry(&mut self, since: Beginning, tick: Tick) -> Result<Entry, TopicError> {
         self.check_exists()?;
         let sequence = &mut self.sequence;
         sequence.trim(tick);
         let from = match since {
-            Since::Now => None,
-            Since::Position(position) => position.seq.checked_add(1).filter(|_| sequence.leads_here(position)),
-            Since::Session(from) => from,
-            Since::Pass(pass) => sequence.first_after(pass),
+            Beginning::Now => None,
+            Beginning::Start => Some(sequence.first_message()),
+            Beginning::Last => Some(sequence.last_message()),
+            Beginning::Position(position) => position.seq.checked_add(1).filter(|_| sequence.leads_here(position)),
+            Beginning::Session(from) => from,
+            Beginning::Pass(pass) => sequence.first_after(pass),
         };
         let from = from.filter(|from| sequence.can_continue(*from));
         let now = sequence.position();
         let position = match (from, since) {
             (None, _) => now,
-            (Some(_), Since::Position(position)) => position,
+            (Some(_), Beginning::Position(position)) => position,
+            (Some(from), Beginning::Start | Beginning::Last) => {
+                Position { epoch: sequence.epoch_of(from), seq: from - 1 }
+            }
             (Some(from), _) => Position { seq: from - 1, ..now },
         };
         let missed = from.map(|from| sequence.next_seq() - from);
-        let first_available = Position { seq: sequence.first_kept(), ..now };
-        if missed.is_none() && !matches!(since, Since::Session(_)) {
+        let first_kept = sequence.first_kept();
+        let first_available = Position { epoch: sequence.epoch_of(first_kept), seq: first_kept };
+        if missed.is_none() && !matches!(since, Beginning::Session(_)) {
             self.check_life()?;
         }
         Ok(Entry { position, missed, first_available })
     }
 
+    /// If the message with this number, or the first numbers from there on, cannot be given to a subscriber: the last such
+    /// position.
+    fn lost(&self, from: u64) -> Option<Position> {
+        let first = self.sequence.first_kept();
+        let first = if from < first { Some(first) } else { self.sequence.behind_loss(from) };
+        first.map(|first| Position { epoch: self.sequence.epoch_of(first), seq: first - 1 })
+    }
+
     /// Puts a subscriber on the list, with this number as the next, unless the subscriber is listed or has left
     /// already.
-    fn list(&mut self, subscription: &Arc<Subscription>, from: u64) {
+    pub(super) fn list(&mut self, subscription: &Arc<Subscription>, from: u64) {
         self.note_policy(subscription);
         if subscription.next_seq() == 0 && subscription.begin(from) {
             self.roster.add(Arc::clone(subscription), self.sequence.is_in_pass());
@@ -208,7 +260,10 @@ impl Core {
     fn replay(&mut self, subscription: &Arc<Subscription>, seqs: Range<u64>, tick: Tick) -> (u64, bool) {
         self.note_policy(subscription);
         let from = seqs.start;
-        let portion = self.sequence.portion(seqs, PORTION_BYTES);
+        let mut portion = self.sequence.portion(seqs, PORTION_BYTES);
+        // Lost numbers are told in their place, in the next portion.
+        let messages = portion.iter().take_while(|(batch, _)| !batch.is_lost()).count();
+        portion.truncate(messages);
         let next = portion.last().map_or(from, |(_, seqs)| seqs.end);
         let messages = portion.into_iter().map(|(batch, seqs)| Messages::new(subscription, &batch, seqs));
         (next, subscription.slot.replay(messages.collect(), tick))
@@ -242,10 +297,19 @@ mod tests {
         number(&mut topic.core.lock().sequence, 2);
         let subscription = subscription();
         for _ in 0..2 {
-            let entry = topic.join(&subscription, Since::Now, TICK).unwrap();
+            let entry = topic.join(&subscription, Beginning::Now, TICK).unwrap();
             assert_eq!((entry.position.seq, entry.missed, entry.first_available.seq), (5, None, 1));
             assert_eq!((subscription.next_seq(), subscribers(&topic)), (6, 1), "listed once");
         }
+    }
+
+    #[test]
+    fn no_message_can_be_handed_out_between_the_place_on_the_list_and_the_answer() {
+        let (topic, _) = topic(3);
+        let mut told = None;
+        let tell = |entry: Entry| told = Some((entry.position.seq, topic.is_locked()));
+        topic.join_and_tell(&subscription(), Beginning::Now, TICK, tell).unwrap();
+        assert_eq!((told, topic.is_locked()), (Some((3, true)), false));
     }
 
     #[test]
@@ -253,7 +317,7 @@ mod tests {
         let (topic, _) = topic(3);
         let since = Position { epoch: topic.epoch(), seq: 1 };
         let subscription = subscription();
-        let entry = topic.join(&subscription, Since::Position(since), TICK).unwrap();
+        let entry = topic.join(&subscription, Beginning::Position(since), TICK).unwrap();
         assert_eq!((entry.position, entry.missed, entry.first_seq()), (since, Some(2), 2));
         assert_eq!(subscribers(&topic), 0);
         assert_eq!(topic.catch_up(&subscription, 2, TICK), Ok(CatchUp::More(4)), "the portion waits in the queue");
@@ -268,18 +332,51 @@ mod tests {
         let other = Epoch::new(epoch.number() ^ 1);
         let strange = [(other, 2), (epoch, 4), (epoch, u64::MAX)];
         for (epoch, seq) in strange {
-            let entry = topic.join(&subscription(), Since::after(Some(Position { epoch, seq })), TICK).unwrap();
+            let entry = topic.join(&subscription(), Beginning::Position(Position { epoch, seq }), TICK).unwrap();
             assert_eq!((entry.position.seq, entry.missed), (3, None), "{epoch} {seq}");
         }
         assert_eq!(subscribers(&topic), strange.len());
     }
 
     #[test]
+    fn a_subscriber_begins_with_the_start_or_the_last_of_what_is_kept() {
+        let (topic, _) = topic(3);
+        let epoch = topic.epoch();
+        let begins = |since| {
+            let entry = topic.entry(since, TICK).unwrap();
+            assert_eq!(entry.position.epoch, epoch);
+            (entry.first_seq(), entry.missed)
+        };
+        let both = |topic: [Beginning; 2]| topic.map(begins);
+        assert_eq!(both([Beginning::Start, Beginning::Last]), [(1, Some(3)), (3, Some(1))]);
+        // Numbered, and not handed out yet.
+        number(&mut topic.core.lock().sequence, 1);
+        assert_eq!(both([Beginning::Start, Beginning::Last]), [(1, Some(4)), (4, Some(1))]);
+        let subscription = subscription();
+        assert_eq!(topic.catch_up(&subscription, 4, TICK), Ok(CatchUp::Joined), "the next pass brings the message");
+        assert_eq!(subscription.next_seq(), 4);
+        topic.core.lock().sequence.trim_under_pressure(TICK, 31);
+        assert_eq!(begins(Beginning::Start), (4, Some(1)), "what is not handed out is still to come");
+    }
+
+    #[test]
+    fn a_topic_that_keeps_nothing_begins_with_the_next_message() {
+        let (trimmed, _) = topic(2);
+        trimmed.core.lock().sequence.trim_under_pressure(TICK, 31);
+        for (topic, messages) in [(TopicState::for_test(name()), 0), (trimmed, 2)] {
+            for since in [Beginning::Start, Beginning::Last] {
+                let entry = topic.entry(since, TICK).unwrap();
+                assert_eq!((entry.position.seq, entry.missed), (messages, Some(0)), "{since:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_session_keeps_its_subscription_while_the_topic_is_out_of_service() {
         let (topic, _) = topic(3);
         topic.quarantine(&SenderPool::default());
-        assert_eq!(topic.join(&subscription(), Since::Now, TICK), Err(TopicError::Unavailable));
-        let missed = |from| topic.join(&subscription(), Since::Session(from), TICK).unwrap().missed;
+        assert_eq!(topic.join(&subscription(), Beginning::Now, TICK), Err(TopicError::Unavailable));
+        let missed = |from| topic.join(&subscription(), Beginning::Session(from), TICK).unwrap().missed;
         assert_eq!([Some(2), Some(4), Some(5), Some(0), None].map(missed), [Some(2), Some(0), None, None, None]);
         assert_eq!(subscribers(&topic), 3);
     }
@@ -289,7 +386,7 @@ mod tests {
         let (topic, first) = topic(3);
         let second = hand_out(&mut topic.core.lock().sequence, &topic.pass_numbers, 2);
         let begins = |pass| {
-            let entry = topic.entry(Since::Pass(pass), TICK).unwrap();
+            let entry = topic.entry(Beginning::Pass(pass), TICK).unwrap();
             (entry.first_seq(), entry.missed)
         };
         assert_eq!([first, second].map(begins), [(4, Some(2)), (6, Some(0))]);
@@ -304,6 +401,9 @@ mod tests {
     fn a_subscriber_slower_than_the_ring_is_told_the_first_kept_number() {
         let (topic, _) = topic(3);
         topic.core.lock().sequence.trim_under_pressure(TICK, 31);
-        assert_eq!(topic.catch_up(&subscription(), 2, TICK), Ok(CatchUp::Lost(4)));
+        assert_eq!(
+            topic.catch_up(&subscription(), 2, TICK),
+            Ok(CatchUp::Lost(Position { epoch: topic.epoch(), seq: 3 }))
+        );
     }
 }

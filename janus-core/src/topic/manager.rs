@@ -234,7 +234,7 @@ async fn start(shared: &Arc<Topics>, topic: Arc<TopicState>) -> Result<Arc<Topic
     loop {
         let spec = {
             let (topic, shared) = (Arc::clone(&topic), Arc::clone(shared));
-            let home = shared.home.clone();
+            let home = shared.homes.get(shared.homes.of_topic(topic.number)).place.clone();
             ChildSpec::actor_with(&topic.actor.clone(), move |_, start| Ok(Topic::start(&topic, &shared, start)))
                 .restart(Restart::Permanent)
                 .place(home)

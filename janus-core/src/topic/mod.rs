@@ -8,10 +8,15 @@
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `actor.rs` | actor | nothing: messages, lifecycle, the loop over passes |
+//! | `batch_size.rs` | pure | the size at which a batch is sealed |
+//! | `cluster/` | rules | topics whose messages an engine numbers |
+//! | `core_lock.rs` | table | the lock over the state of a topic |
+//! | `errands.rs` | task | topics with a message from another home than their own |
 //! | `handover.rs` | rules | nothing: where topics end, for an instance that continues their numbers |
 //! | `heir.rs` | rules | nothing: the fate of a topic whose actor crashes or cannot run |
 //! | `inbox.rs` | pure | messages without a number, and the room taken by messages |
 //! | `join.rs` | rules | nothing: how a subscriber joins, and catches up |
+//! | `keys.rs` | table | the keys of publishers against repetitions |
 //! | `manager.rs` | actor | nothing: makes topics, ends unused topics |
 //! | `publish.rs` | API | a message on its way into a topic, and its receipt |
 //! | `ring.rs` | pure | the latest messages of a topic |
@@ -22,6 +27,7 @@
 //! | `state.rs` | table | a topic's inbox, sequence and roster, under one lock |
 //! | `subscriber.rs` | API | subscribers in this process, and history |
 //! | `table.rs` | table | topics by name |
+//! | `together.rs` | rules | nothing: the locks of several topics at once |
 //! | `unused.rs` | rules | when a topic may end, and what remains of it |
 //! | `work.rs` | rules | nothing: the steps of the actor |
 //!
@@ -39,10 +45,15 @@
 //! cold restart. Inbox and subscribers stay in either case.
 
 mod actor;
+mod batch_size;
+pub(crate) mod cluster;
+mod core_lock;
+pub(crate) mod errands;
 mod handover;
 mod heir;
 mod inbox;
 mod join;
+mod keys;
 pub(crate) mod manager;
 pub(crate) mod publish;
 pub(crate) mod ring;
@@ -53,15 +64,19 @@ pub(crate) mod shared;
 mod state;
 pub(crate) mod subscriber;
 pub(crate) mod table;
+mod together;
 mod unused;
 mod work;
 
-pub(crate) use actor::{Subscribe, Topic, leave};
+pub(crate) use actor::{Subscribe, Topic, leave, subscribe_elsewhere};
 pub use handover::Handover;
-pub(crate) use join::{CatchUp, Entry, Since};
+pub(crate) use join::{Beginning, CatchUp, Entry};
 pub(crate) use room::{Place, Waiter};
 pub(crate) use sequence::Excerpt;
 pub(crate) use shared::Topics;
+#[cfg(all(test, feature = "fault-injection"))]
+pub(crate) use state::TORN;
 pub use state::TopicInfo;
 pub(crate) use state::{Enqueued, TopicError, TopicState};
+pub(crate) use together::Together;
 pub(crate) use unused::{Anchor, Asleep, Fate, Hold, Spare};

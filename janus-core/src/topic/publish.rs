@@ -6,22 +6,36 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::delivery::Slot;
 use crate::ground::figures::{Figures, Via};
+use crate::ground::homes::HomeId;
 use crate::ground::trace::{self, Said, TraceKind};
+use crate::topic::table::LookUp;
 use crate::topic::{Enqueued, TopicError, TopicState, Topics, Waiter};
-use crate::wire::{Epoch, ErrorCode, Position, Publication, RequestId, ServerEvent, TopicName};
+use crate::wire::{Epoch, ErrorCode, IdempotencyKey, Position, Publication, RequestId, ServerEvent, TopicName};
 
 /// The longest name of a topic under any setting.
 const MAX_TOPIC_BYTES: usize = 4_096;
 
 /// The answer to the publisher of an accepted message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Serde writes and reads the answer of the HTTP API to a publication; `again` is left out unless true.
+///
+/// ```
+/// use janus_core::Receipt;
+///
+/// let json = r#"{"epoch":"9f86d081884c7d65","seq":42,"subscribers":1}"#;
+/// let receipt: Receipt = serde_json::from_str(json)?;
+/// assert_eq!((receipt.seq, receipt.subscribers, receipt.again), (42, 1, false));
+/// assert_eq!(serde_json::to_string(&receipt)?, json);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receipt {
     /// Names the life of the topic in which the message was numbered. Random; changes when a topic starts afresh.
@@ -31,11 +45,15 @@ pub struct Receipt {
     pub seq: u64,
     /// Subscribers of the topic when the message was numbered. Each gets the message, unless its connection ends first.
     pub subscribers: usize,
+    /// Whether a message with the same [key](Message::idempotency_key) was published before. Then this is the receipt of
+    /// that message, and this message was not published.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 impl Receipt {
     /// For a message without a topic.
-    pub(crate) const UNNUMBERED: Self = Self { epoch: Epoch::NONE, seq: 0, subscribers: 0 };
+    pub(crate) const UNNUMBERED: Self = Self { epoch: Epoch::NONE, seq: 0, subscribers: 0, again: false };
 }
 
 /// Why a message was not published. No subscriber gets a refused message, unless a variant says otherwise.
@@ -58,6 +76,16 @@ pub enum PublishError {
     /// The instance is shutting down, or has ended.
     #[error("the instance is shutting down")]
     ShuttingDown,
+    /// The cluster's engine cannot be reached, and the message was not sent to the engine. No subscriber gets the message.
+    #[error("the cluster's engine cannot be reached; publish the message again in a moment, or at another server")]
+    EngineUnavailable,
+    /// The cluster's engine has refused the message.
+    #[error("the cluster's engine has refused the message: {0}")]
+    EngineRefused(String),
+    /// The message was sent to the cluster's engine, and no answer came within `engine_timeout`. Subscribers may get the
+    /// message. Publish it again with the same idempotency key to be sure that it is published once.
+    #[error("the cluster's engine has not answered: the message may be published or not")]
+    OutcomeUnknown,
     /// The publisher's connection was closed while the message waited, for room or for a hook. A publisher in this
     /// process never gets this error.
     #[error("the connection was closed before the message was published; publish it again on another connection")]
@@ -96,6 +124,8 @@ impl PublishError {
             Self::TooManyTopics => ErrorCode::TooManyTopicsOnServer,
             Self::ShuttingDown => ErrorCode::ServerDraining,
             Self::ConnectionClosed => ErrorCode::ConnectionClosed,
+            Self::EngineUnavailable | Self::EngineRefused(_) => ErrorCode::EngineUnavailable,
+            Self::OutcomeUnknown => ErrorCode::OutcomeUnknown,
             Self::Invalid(_) => ErrorCode::BadPublish,
         }
     }
@@ -114,6 +144,7 @@ impl PublishError {
 pub struct Message {
     topic: TopicName,
     text: Arc<Text>,
+    key: Option<IdempotencyKey>,
 }
 
 /// The parts of a message besides its topic, each a JSON value.
@@ -140,7 +171,7 @@ impl Message {
             data = value.to_owned();
         }
         let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
-        Ok(Self { topic, text: Arc::new(text) })
+        Ok(Self { topic, text: Arc::new(text), key: None })
     }
 
     /// Sets the message's `event`, a string.
@@ -155,6 +186,14 @@ impl Message {
     pub fn message_id(mut self, message_id: &str) -> Self {
         Arc::make_mut(&mut self.text).message_id = serde_json::Value::from(message_id).to_string();
         self
+    }
+
+    /// Sets a key against repetitions. A message whose key was published to the topic within `idempotency_ttl` is not
+    /// published, and its receipt is that of the first message, with [`again`](Receipt::again) true: a program that does not
+    /// know whether a message was published may publish it again with the same key. In a cluster this holds on all nodes.
+    #[must_use]
+    pub fn idempotency_key(self, key: IdempotencyKey) -> Self {
+        Self { key: Some(key), ..self }
     }
 
     /// The same message for another topic, with the same text: a large message for many topics is held and checked
@@ -181,7 +220,7 @@ impl Message {
     ///
     /// [`PublishError::Invalid`] if a topic cannot have this name, as in [`new`](Self::new).
     pub fn for_topic(&self, topic: &str) -> Result<Self, PublishError> {
-        Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text) })
+        Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text), key: self.key.clone() })
     }
 
     /// The message's topic.
@@ -209,7 +248,13 @@ impl Message {
                 "the message takes {length} bytes, and max_frame_bytes allows {limit}"
             )));
         }
-        Ok((topic, publication))
+        Ok((
+            topic,
+            match self.key {
+                Some(key) => publication.with_key(key),
+                None => publication,
+            },
+        ))
     }
 }
 
@@ -224,13 +269,12 @@ fn invalid(error: &dyn std::error::Error) -> PublishError {
 /// Finds the topic of a message and puts the message into the inbox. If the topic has no room the message comes back,
 /// and `waiter` is woken in its turn when there is room.
 ///
-/// `last` is the topic of the publisher's last message, which is usually that of the next message as well. `by` is the
-/// account of the publisher's address; a publisher in this process has no account.
+/// `last` is the topic of the publisher's last message, which is usually that of the next message as well.
 pub(crate) fn route(
     shared: &Topics,
     last: &mut Option<Arc<TopicState>>,
     name: &TopicName,
-    by: Option<&Arc<Account>>,
+    by: Publisher<'_>,
     mut pending: Pending,
     mut waiter: Option<Waiter<'_>>,
 ) -> Result<(), Pending> {
@@ -247,7 +291,7 @@ pub(crate) fn route(
             return Ok(());
         }
         let cached = last.take().filter(|topic| topic.name == *name);
-        let topic = match cached.map_or_else(|| topic_for(shared, name, by), |topic| Ok(Some(topic))) {
+        let topic = match cached.map_or_else(|| topic_for(shared, name, by.account), |topic| Ok(Some(topic))) {
             Ok(Some(topic)) => topic,
             Ok(None) => {
                 // No topic counts the message.
@@ -262,8 +306,16 @@ pub(crate) fn route(
                 return Ok(());
             }
         };
+        if shared.cluster.as_ref().is_some_and(|cluster| cluster.refuses(&topic)) {
+            *last = Some(topic);
+            pending.refuse(PublishError::EngineUnavailable);
+            return Ok(());
+        }
         match topic.enqueue(pending, waiter.as_mut()) {
-            Enqueued::Accepted => {
+            Enqueued::Accepted { wakes } => {
+                if wakes {
+                    topic.tell_of_message(shared, by.home);
+                }
                 *last = Some(topic);
                 tell("accepted");
                 return Ok(());
@@ -292,22 +344,31 @@ fn topic_for(
     name: &TopicName,
     by: Option<&Arc<Account>>,
 ) -> Result<Option<Arc<TopicState>>, PublishError> {
-    if let Some(topic) = shared.table.find(name.as_str()) {
-        return Ok(Some(topic));
+    loop {
+        let looked_up = shared.table.look_up(name);
+        if let LookUp::Found(topic) = looked_up {
+            return Ok(Some(topic));
+        }
+        if shared.cluster_of(name).is_some() {
+            // Only the engine knows whether there is a subscriber on any node.
+            return Ok(Some(shared.open_topic(name, by)?));
+        }
+        if shared.config().namespace(name.as_str()).history {
+            // A later reader may ask for the history.
+            return Ok(Some(shared.open_topic(name, by)?));
+        }
+        if let LookUp::None = looked_up {
+            return Ok(None);
+        }
+        // Sessions without a connection rely on the topic.
+        if let Ok(topic) = shared.open_topic(name, by) {
+            return Ok(Some(topic));
+        }
+        if shared.table.forget(name) {
+            return Ok(None);
+        }
+        // Another thread has made the topic in the meantime.
     }
-    if shared.config().namespace(name.as_str()).history {
-        // A later reader may ask for the history.
-        return Ok(Some(shared.open_topic(name, by)?));
-    }
-    if !shared.table.is_asleep(name) {
-        return Ok(None);
-    }
-    // Sessions without a connection rely on the topic.
-    let opened = shared.open_topic(name, by).ok();
-    if opened.is_none() {
-        shared.table.forget(name);
-    }
-    Ok(opened)
 }
 
 impl From<TopicError> for PublishError {
@@ -317,8 +378,18 @@ impl From<TopicError> for PublishError {
             TopicError::Unavailable => Self::TopicUnavailable,
             // Only a closed table answers so: the instance is shutting down.
             TopicError::Ended => Self::ShuttingDown,
+            TopicError::NoEngine => Self::EngineUnavailable,
         }
     }
+}
+
+/// The publisher of a message. A publisher in this process has neither an account nor a home.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Publisher<'a> {
+    /// The account of the publisher's address.
+    pub(crate) account: Option<&'a Arc<Account>>,
+    /// The home of the publisher's connection, on whose thread the message is published.
+    pub(crate) home: Option<HomeId>,
 }
 
 /// A message without a number.
@@ -347,7 +418,39 @@ enum ReplyTo {
     /// A publisher in this process, or a connection that closes after its message.
     Promise { outcome: oneshot::Sender<Result<Receipt, PublishError>>, via: Via },
     /// A connection: gets an error frame for a failure, and a receipt on request.
-    Connection { slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId, via: Via },
+    Connection { owed: Arc<Owed>, ack: bool, id: RequestId },
+}
+
+/// The answers owed to a connection for its messages to a topic. The messages of a read share it, because to count each
+/// answer, and to hold slot and topic for each, would cost as much as to number a message.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    slot: Arc<Slot>,
+    pub(crate) topic: TopicName,
+    via: Via,
+}
+
+impl Owed {
+    /// Owes answers to the client of a connection, which speaks its codec.
+    pub(crate) fn to_client(slot: &Arc<Slot>, topic: TopicName) -> Arc<Self> {
+        Self::new(slot, topic, Via::codec(slot.codec()))
+    }
+
+    /// Owes the answer to a request of an HTTP API, which counts as one of the program whatever carries the answer.
+    pub(crate) fn to_request(slot: &Arc<Slot>, topic: TopicName) -> Arc<Self> {
+        Self::new(slot, topic, Via::API)
+    }
+
+    fn new(slot: &Arc<Slot>, topic: TopicName, via: Via) -> Arc<Self> {
+        slot.expect_answer();
+        Arc::new(Self { slot: Arc::clone(slot), topic, via })
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.slot.answered();
+    }
 }
 
 impl Reply {
@@ -360,31 +463,21 @@ impl Reply {
     /// The way by which the message has come.
     pub(crate) fn via(&self) -> Via {
         match &self.0 {
-            Some(ReplyTo::Promise { via, .. } | ReplyTo::Connection { via, .. }) => *via,
+            Some(ReplyTo::Promise { via, .. }) => *via,
+            Some(ReplyTo::Connection { owed, .. }) => owed.via,
             None => Via::API,
         }
     }
 
-    /// A reply to the client of a connection, which speaks its codec.
-    pub(crate) fn connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId) -> Self {
-        let via = Via::codec(slot.codec());
-        Self::of_connection(slot, topic, ack, id, via)
-    }
-
-    /// A reply to a request of an HTTP API, which counts as one of the program whatever carries the answer.
-    pub(crate) fn request(slot: Arc<Slot>, topic: TopicName, id: RequestId) -> Self {
-        Self::of_connection(slot, topic, true, id, Via::API)
-    }
-
-    fn of_connection(slot: Arc<Slot>, topic: TopicName, ack: bool, id: RequestId, via: Via) -> Self {
-        slot.expect_answer();
-        Self(Some(ReplyTo::Connection { slot, topic, ack, id, via }))
+    /// A reply to a connection, with a receipt if `ack` says so.
+    pub(crate) fn connection(owed: Arc<Owed>, ack: bool, id: RequestId) -> Self {
+        Self(Some(ReplyTo::Connection { owed, ack, id }))
     }
 
     /// The publisher's name in a trace.
     fn publisher(&self) -> String {
         match &self.0 {
-            Some(ReplyTo::Connection { slot, .. }) => trace::client(slot.id),
+            Some(ReplyTo::Connection { owed, .. }) => trace::client(owed.slot.id),
             _ => "program".to_owned(),
         }
     }
@@ -399,13 +492,12 @@ impl Reply {
         match self.0.take() {
             // The publisher may have gone away.
             Some(ReplyTo::Promise { outcome, .. }) => drop(outcome.send(Ok(receipt))),
-            Some(ReplyTo::Connection { slot, ack, id, .. }) => {
-                if ack {
-                    let Receipt { epoch, seq, subscribers } = receipt;
-                    slot.tell(&ServerEvent::Published { id, topic, position: Position { epoch, seq }, subscribers });
-                }
-                slot.answered();
+            Some(ReplyTo::Connection { owed, ack: true, id }) => {
+                let Receipt { epoch, seq, subscribers, again } = receipt;
+                let position = Position { epoch, seq };
+                owed.slot.tell(&ServerEvent::Published { id, topic, position, subscribers, again });
             }
+            Some(ReplyTo::Connection { .. }) => {}
             None => {}
         }
     }
@@ -417,11 +509,10 @@ impl Reply {
     fn answer_error(&mut self, error: PublishError) {
         match self.0.take() {
             Some(ReplyTo::Promise { outcome, .. }) => drop(outcome.send(Err(error))),
-            Some(ReplyTo::Connection { slot, topic, id, .. }) => {
-                let (topic, code, message) = (Some(&topic), error.code(), error.to_string());
-                slot.figures().publish_errors.add(code);
-                slot.tell(&ServerEvent::Error { id, topic, code, message: &message });
-                slot.answered();
+            Some(ReplyTo::Connection { owed, id, .. }) => {
+                let (topic, code, message) = (Some(&owed.topic), error.code(), error.to_string());
+                owed.slot.figures().publish_errors.add(code);
+                owed.slot.tell(&ServerEvent::Error { id, topic, code, message: &message });
             }
             None => {}
         }

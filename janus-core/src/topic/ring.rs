@@ -46,6 +46,8 @@ pub(crate) struct Ring {
     end: u64,
     /// The sum over the frames from `first_seq` on.
     bytes: usize,
+    /// When the first of the batches was sealed. A copy, because that batch is the one longest out of the CPU's caches.
+    oldest: Tick,
     /// The pass of the last batch that was let go; `None` if that batch had not been handed out.
     gone: Option<u64>,
 }
@@ -54,7 +56,14 @@ impl Ring {
     /// An empty ring whose first message will have this number. Earlier messages may have been handed out up to the
     /// pass `gone`.
     pub(crate) fn new(next_seq: u64, gone: u64) -> Self {
-        Self { batches: VecDeque::new(), first_seq: next_seq, end: next_seq, bytes: 0, gone: Some(gone) }
+        Self {
+            batches: VecDeque::new(),
+            first_seq: next_seq,
+            end: next_seq,
+            bytes: 0,
+            oldest: Tick::new(0),
+            gone: Some(gone),
+        }
     }
 
     /// The first kept number; the number of the next message if the ring is empty.
@@ -81,15 +90,45 @@ impl Ring {
         debug_assert_eq!(batch.first_seq(), self.end);
         self.end = batch.last_seq() + 1;
         self.bytes += batch.byte_len();
+        if self.batches.is_empty() {
+            self.oldest = batch.tick;
+        }
         self.batches.push_back(Arc::clone(batch));
         self.trim(keep, batch.tick);
     }
 
+    /// Puts messages before the first, and lets go of messages over a limit. The messages must be without a hole, and the last
+    /// must come right before the first kept message; otherwise nothing is changed, and the answer is false.
+    ///
+    /// `latest` is the pass of the last batch that was handed out.
+    pub(crate) fn prepend(&mut self, earlier: Vec<Arc<Batch>>, keep: &Keep, tick: Tick, latest: u64) -> bool {
+        let Some(first) = earlier.first() else { return true };
+        let is_whole = self.batches.front().is_none_or(|front| front.first_seq() == self.first_seq);
+        if !is_whole || earlier.last().is_some_and(|last| last.last_seq() + 1 != self.first_seq) {
+            return false;
+        }
+        // As messages that were handed out before the ring began: a client with that pass or a later one has had them.
+        let pass = self.gone.unwrap_or(latest);
+        earlier.iter().for_each(|batch| batch.note_handed_out_by(pass));
+        self.first_seq = first.first_seq();
+        self.oldest = first.tick;
+        self.bytes += earlier.iter().map(|batch| batch.byte_len()).sum::<usize>();
+        for batch in earlier.into_iter().rev() {
+            self.batches.push_front(batch);
+        }
+        self.trim(keep, tick);
+        true
+    }
+
     /// Lets go of all messages over a limit. Returns how many messages.
     pub(crate) fn trim(&mut self, keep: &Keep, tick: Tick) -> usize {
+        let is_within = self.len() <= keep.messages && self.bytes <= keep.bytes;
+        if is_within && !self.batches.is_empty() && !is_older(self.oldest, keep.age, tick) {
+            return 0;
+        }
         let before = self.first_seq;
         while let Some(front) = self.batches.front() {
-            let old = is_older(front, keep.age, tick);
+            let old = is_older(front.tick, keep.age, tick);
             let over = self.len().saturating_sub(keep.messages) as u64;
             let rest = front.last_seq() + 1 - self.first_seq;
             let rest_bytes = front.byte_len() - front.start_of(self.first_seq);
@@ -125,6 +164,9 @@ impl Ring {
         if let Some(batch) = self.batches.pop_front() {
             self.gone = batch.pass();
         }
+        if let Some(front) = self.batches.front() {
+            self.oldest = front.tick;
+        }
     }
 
     /// The first number within narrower limits.
@@ -132,7 +174,7 @@ impl Ring {
         let mut room = keep.bytes;
         let mut first = self.end;
         for batch in self.batches.iter().rev() {
-            if is_older(batch, keep.age, tick) {
+            if is_older(batch.tick, keep.age, tick) {
                 break;
             }
             while first > batch.first_seq().max(self.first_seq) && ((self.end - first) as usize) < keep.messages {
@@ -221,8 +263,8 @@ impl Ring {
 }
 
 /// Compares by distance: the caller may have read the clock before the batch was sealed, and such a batch is not old.
-fn is_older(batch: &Batch, age: u32, tick: Tick) -> bool {
-    i64::from(tick.distance(batch.tick)) > i64::from(age)
+fn is_older(sealed: Tick, age: u32, tick: Tick) -> bool {
+    i64::from(tick.distance(sealed)) > i64::from(age)
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ mod tests {
 
     fn offer(topic: &Arc<TopicState>, length: usize, place: Option<&mut Option<Place>>) -> bool {
         let mut waiter = place.map(|place| Waiter { waker: Waker::noop(), place });
-        matches!(topic.enqueue(pending(length), waiter.as_mut()), Enqueued::Accepted)
+        matches!(topic.enqueue(pending(length), waiter.as_mut()), Enqueued::Accepted { .. })
     }
 
     /// Hands out the topic's messages, after which there is room.

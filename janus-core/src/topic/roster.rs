@@ -8,8 +8,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::config::SlowConsumer;
 use crate::delivery::Subscription;
 use crate::delivery::codecs::CodecSet;
+use crate::delivery::terms::QueueLimits;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(super) struct Roster {
     subscribers: Arc<Vec<Arc<Subscription>>>,
     /// The codecs of `subscribers`, and perhaps of subscribers that have left.
     codecs: CodecSet,
+    /// The smallest of the queues with limits of their own where a full queue ends the subscriber; otherwise as `codecs`.
+    least_queue: QueueLimits,
     /// Subscribers to be added after the pass under way.
     joining: Vec<Arc<Subscription>>,
     /// Subscribers to be removed after the pass under way.
@@ -40,6 +44,11 @@ impl Roster {
 
     pub(super) fn codecs(&self) -> CodecSet {
         self.codecs
+    }
+
+    /// The limits of the smallest queue, without those of the instance.
+    pub(super) fn least_queue(&self) -> QueueLimits {
+        self.least_queue
     }
 
     /// All subscribers, and the subscribers to be added after the pass under way.
@@ -110,6 +119,9 @@ impl Roster {
         let subscribers = Arc::make_mut(&mut self.subscribers);
         set_place(&subscription, subscribers.len());
         self.codecs.insert(subscription.codec());
+        if subscription.is_local() && subscription.policy() == SlowConsumer::Disconnect {
+            self.least_queue = self.least_queue.min(subscription.slot.queue_limits());
+        }
         subscribers.push(subscription);
     }
 
@@ -124,7 +136,7 @@ impl Roster {
             set_place(moved, index);
         }
         if subscribers.is_empty() {
-            self.codecs = CodecSet::default();
+            (self.codecs, self.least_queue) = (CodecSet::default(), QueueLimits::default());
         }
         if subscribers.is_empty() || subscribers.len() < subscribers.capacity() / 4 {
             subscribers.shrink_to(subscribers.len() * 2);
@@ -146,21 +158,34 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::SlowConsumer;
     use crate::delivery::codecs::CLASSIC;
     use crate::delivery::{Slot, Terms};
 
     pub(in crate::topic) fn subscription() -> Arc<Subscription> {
-        Arc::new(Subscription::local(
-            Arc::new(Slot::local(1, &Terms::in_tests(100, 1 << 20))),
-            SlowConsumer::Disconnect,
-        ))
+        subscription_with(100, SlowConsumer::Disconnect)
+    }
+
+    /// A subscriber of this process that may let this many messages wait.
+    pub(in crate::topic) fn subscription_with(frames: usize, policy: SlowConsumer) -> Arc<Subscription> {
+        Arc::new(Subscription::local(Arc::new(Slot::local(1, &Terms::in_tests(frames, 1 << 20))), policy))
     }
 
     fn ids<'a>(subscribers: impl IntoIterator<Item = &'a Arc<Subscription>>) -> Vec<*const Subscription> {
         let mut ids: Vec<_> = subscribers.into_iter().map(Arc::as_ptr).collect();
         ids.sort_unstable();
         ids
+    }
+
+    #[test]
+    fn the_smallest_queue_counts_where_a_full_queue_ends_the_subscriber() {
+        let mut roster = Roster::default();
+        let [large, small] = [50, 10].map(|frames| subscription_with(frames, SlowConsumer::Disconnect));
+        for subscription in [&subscription_with(1, SlowConsumer::DropOldest), &large, &small] {
+            roster.add(Arc::clone(subscription), false);
+        }
+        assert_eq!(roster.least_queue().frames, 10);
+        roster.iter().cloned().collect::<Vec<_>>().into_iter().for_each(|left| roster.remove(left, false));
+        assert_eq!(roster.least_queue(), QueueLimits::default());
     }
 
     #[test]

@@ -7,15 +7,17 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use futures_util::future::{Either, select};
-use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::actor::{Topic, Wake};
+use super::cluster::Clustered;
+use super::core_lock::{CoreGuard, CoreLock};
 use super::inbox::Inbox;
+use super::keys::Keys;
 use super::publish::{Pending, PublishError};
 use super::room::{Caller, Room, Waiter};
 use super::roster::Roster;
@@ -27,6 +29,7 @@ use crate::config::Config;
 use crate::delivery::{Ledger, PassNumbers, Subscription};
 use crate::ground::clock::{Clock, Tick};
 use crate::ground::figures::NamespaceId;
+use crate::ground::homes::HomeId;
 use crate::ground::line::Ticket;
 use crate::ground::trace;
 use crate::hooks::{HookRunner, Occupancy};
@@ -47,10 +50,14 @@ pub(crate) struct TopicState {
     pub(super) holds: AtomicUsize,
     /// The account of the address whose client asked for the topic first; `None` for topics of the program.
     pub(crate) account: Option<Arc<Account>>,
+    /// The engine's server that numbers the topic's messages, by its place; `None` if this instance numbers.
+    pub(super) shard: Option<usize>,
     /// The topic's place among the unused topics, changed by the table of topics only.
     pub(crate) spare: Spare,
     pub(super) pass_numbers: Arc<PassNumbers>,
-    pub(super) core: Mutex<Core>,
+    pub(super) core: CoreLock,
+    /// See [`is_wide`](Self::is_wide).
+    wide: AtomicBool,
     /// `None` if nobody observes the topics of the instance.
     observed: Option<Observed>,
     /// Tells tasks waiting for the actor that the actor will not come back, or not for long.
@@ -64,9 +71,17 @@ struct Observed {
     observers: Arc<HookRunner>,
 }
 
+/// What the actor of a topic says that has found half a change.
+pub(crate) const TORN: &str = "a thread has panicked in the middle of a change of the topic";
+
+/// Subscribers of a wide topic: a send takes some 5 µs, and a portion of a publisher's messages some 100 µs.
+const WIDE: usize = 16;
+
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) life: Life,
+    /// Whether a thread has panicked in the middle of a change. The topic's actor must be restarted first.
+    pub(super) is_torn: bool,
     pub(super) last_used: Tick,
     /// The version of the settings that the namespace and the limits below are from.
     settings: u64,
@@ -75,6 +90,10 @@ pub(super) struct Core {
     pub(super) inbox: Inbox,
     pub(super) sequence: Sequence,
     pub(super) roster: Roster,
+    /// Where no engine keeps them.
+    pub(super) keys: Keys,
+    /// For a topic that an engine numbers. In a box, because most instances have no engine.
+    pub(super) clustered: Option<Box<Clustered>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +116,11 @@ pub(crate) enum TopicError {
     /// The server has `max_topics` topics.
     #[error("the server's topic limit (max_topics) is reached")]
     TooMany,
+    /// The engine is away and has never said where the topic is.
+    #[error(
+        "the cluster's engine cannot be reached, or refuses the topic; try again in a moment, or at another server"
+    )]
+    NoEngine,
 }
 
 impl TopicError {
@@ -104,13 +128,17 @@ impl TopicError {
         match self {
             Self::Unavailable | Self::Ended => ErrorCode::TopicUnavailable,
             Self::TooMany => ErrorCode::TooManyTopicsOnServer,
+            Self::NoEngine => ErrorCode::EngineUnavailable,
         }
     }
 }
 
 /// The outcome of [`TopicState::enqueue`].
 pub(crate) enum Enqueued {
-    Accepted,
+    Accepted {
+        /// Whether the actor has yet to be [told](TopicState::tell_of_message).
+        wakes: bool,
+    },
     /// The topic is quarantined; the publisher has been told.
     Refused,
     /// No room for now. The caller's task is woken when there is room.
@@ -147,6 +175,8 @@ impl TopicState {
         asleep: Option<Asleep>,
         shared: &Topics,
     ) -> Self {
+        let shard = shared.shard_of(&name);
+        let clustered = shard.map(|_| Box::new(Clustered::placed(asleep.is_some())));
         let asleep = asleep.unwrap_or_else(|| Asleep::afresh(&name, shared.ledger(), &shared.pass_numbers));
         let books = (shared.ledger(), &shared.pass_numbers);
         let observed = shared.observers.as_ref().filter(|observers| observers.are_needed()).map(|observers| {
@@ -157,8 +187,8 @@ impl TopicState {
         let namespace = shared.figures.published.namespace(name.as_str());
         let mut topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
         let core = topic.core.get_mut();
-        (core.settings, core.namespace) = (version, namespace);
-        Self { observed, ..topic }
+        (core.settings, core.namespace, core.clustered) = (version, namespace, clustered);
+        Self { observed, shard, ..topic }
     }
 
     #[cfg(test)]
@@ -180,6 +210,12 @@ impl TopicState {
         then()
     }
 
+    /// Whether a thread is in the middle of a change.
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        self.core.is_locked()
+    }
+
     fn with_config(
         name: TopicName,
         number: u64,
@@ -195,24 +231,40 @@ impl TopicState {
             anchor,
             holds: AtomicUsize::new(0),
             account,
+            shard: None,
             spare: Spare::default(),
             pass_numbers: Arc::clone(pass_numbers),
             given_up: Notify::new(),
-            core: Mutex::new(Core {
+            core: CoreLock::new(Core {
                 life: Life::Live,
+                is_torn: false,
                 last_used: clock.tick(),
                 settings: 0,
                 namespace: NamespaceId::default(),
                 inbox: Inbox::new(Room::of(config), Arc::clone(ledger)),
                 sequence: Sequence::new(start, Kept::of(&name, config, clock)),
                 roster: Roster::default(),
+                keys: Keys::default(),
+                clustered: None,
             }),
+            wide: AtomicBool::new(false),
             observed: None,
             name,
         }
     }
 
-    /// Puts a message into the inbox and wakes the actor.
+    /// Whether the last pass had so many subscribers that its sends took longer than to read and decode a portion of
+    /// messages. Then a batch of two portions is worth the wait.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.wide.load(Ordering::Relaxed)
+    }
+
+    /// Notes the number of subscribers of a pass.
+    pub(super) fn note_width(&self, subscribers: usize) {
+        self.wide.store(subscribers >= WIDE, Ordering::Relaxed);
+    }
+
+    /// Puts a message into the inbox.
     ///
     /// The answer comes with the message's number, or with an error if the message will never have a number.
     pub(crate) fn enqueue(self: &Arc<Self>, pending: Pending, mut waiter: Option<&mut Waiter<'_>>) -> Enqueued {
@@ -231,24 +283,39 @@ impl TopicState {
         }
         let mut ticket = waiter.as_ref().and_then(|waiter| waiter.ticket());
         let caller = waiter.as_ref().map(|waiter| Caller { waker: waiter.waker, ticket: &mut ticket });
-        let wakes = match core.inbox.admit(pending, caller) {
-            Ok(wakes) => wakes,
-            Err(pending) => {
-                if let Some(waiter) = waiter {
-                    waiter.take_place(self, ticket);
-                }
-                return Enqueued::Full(pending);
+        if let Err(pending) = core.inbox.admit(pending, caller) {
+            if let Some(waiter) = waiter {
+                waiter.take_place(self, ticket);
             }
+            return Enqueued::Full(pending);
+        }
+        let wakes = match &core.clustered {
+            Some(clustered) => clustered.has_to_be_told(),
+            None => core.inbox.notify(),
         };
         drop(core);
         if let Some(waiter) = waiter {
             waiter.forget_place();
         }
-        if wakes {
-            // A topic without an actor looks into the inbox at its start.
-            let _ = self.actor.cast(Wake);
+        Enqueued::Accepted { wakes }
+    }
+
+    /// Tells of the first message after a rest: the task of the engine's link, if an engine numbers the topic, and otherwise
+    /// the actor.
+    pub(super) fn tell_of_message(self: &Arc<Self>, shared: &Topics, from: Option<HomeId>) {
+        match shared.cluster.as_ref().filter(|_| self.shard.is_some()) {
+            Some(cluster) => self.note_message(cluster, shared),
+            None => self.wake_actor(shared, from),
         }
-        Enqueued::Accepted
+    }
+
+    /// Wakes the actor, or a home in the actor's place.
+    pub(super) fn wake_actor(self: &Arc<Self>, shared: &Topics, from: Option<HomeId>) {
+        match from.filter(|from| *from != shared.homes.of_topic(self.number)) {
+            Some(home) => shared.errands(home).bring(Arc::clone(self)),
+            // A topic without an actor looks into the inbox at its start.
+            None => drop(self.actor.cast(Wake)),
+        }
     }
 
     /// Passes on the room of a publisher that no longer waits, if the publisher had been called.
@@ -273,6 +340,20 @@ impl TopicState {
         self.core.lock().check_life()
     }
 
+    /// Whether the actor has to be restarted, because a thread has panicked in the middle of a change.
+    pub(super) fn is_torn(&self) -> bool {
+        self.core.lock().is_torn
+    }
+
+    /// For code of the actor, which must not continue with half a change.
+    ///
+    /// # Panics
+    ///
+    /// If a thread has panicked in the middle of a change: the actor is restarted then, and its successor checks the state.
+    pub(super) fn check_whole(&self) {
+        assert!(!self.is_torn(), "{TORN}");
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.core.lock().life == Life::Ended
     }
@@ -280,7 +361,7 @@ impl TopicState {
     /// Whether the topic has nothing to hand out, or no actor that could.
     pub(crate) fn is_idle(&self) -> bool {
         let core = self.core.lock();
-        core.inbox.frames_in_flight() == 0 || core.life != Life::Live
+        core.inbox.frames_in_flight() == 0 && core.sequence.is_handed_out() || core.life != Life::Live
     }
 
     pub(crate) fn info(&self) -> TopicInfo {
@@ -335,8 +416,10 @@ impl TopicState {
         if !core.sequence.has_history() {
             return None;
         }
-        // Every message with a number is history, whether handed out or not.
-        self.seal(&mut core, shared);
+        // Every message with a number is history, whether handed out or not. Half a message must not get into a batch.
+        if !core.is_torn {
+            self.seal(&mut core, shared);
+        }
         core.sequence.excerpt(since, limit as u64, shared.clock.tick())
     }
 
@@ -353,7 +436,7 @@ impl TopicState {
 
     /// Lets go of the lock after a change of the list, and tells the observers if the first subscriber has come or the
     /// last has left.
-    pub(super) fn unlock_and_tell(&self, core: MutexGuard<'_, Core>) {
+    pub(super) fn unlock_and_tell(&self, core: CoreGuard<'_>) {
         let Some(Observed { occupancy, observers }) = &self.observed else { return };
         let has_changed = occupancy.set(core.roster.len() > 0);
         drop(core);
@@ -388,6 +471,22 @@ impl Core {
         self.sequence.follow(Kept::of(name, &config, &shared.clock));
     }
 
+    /// Whether the actor has messages to number. Where an engine numbers, the actor has none.
+    pub(super) fn has_unnumbered(&self) -> bool {
+        self.clustered.is_none() && !self.inbox.is_empty()
+    }
+
+    /// The actor is about to rest. Returns whether the actor has no messages to number; otherwise it must not rest.
+    pub(super) fn rest(&mut self) -> bool {
+        let is_empty = self.inbox.rest();
+        is_empty || self.clustered.is_some()
+    }
+
+    /// Whether no step may be taken before the next start of the actor.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_torn || self.life != Life::Live
+    }
+
     pub(super) fn change_life(&mut self, life: Life) {
         if self.life != Life::Ended {
             self.life = life;
@@ -414,7 +513,7 @@ mod tests {
     use super::*;
     use crate::delivery::SenderPool;
     use crate::ground::figures::Via;
-    use crate::topic::Since;
+    use crate::topic::Beginning;
     use crate::topic::publish::Reply;
     use crate::topic::roster::tests::subscription;
     use crate::topic::sequence::tests::name;
@@ -427,7 +526,7 @@ mod tests {
     #[test]
     fn an_ended_topic_gives_the_message_back() {
         let topic = Arc::new(TopicState::for_test(name()));
-        assert!(matches!(topic.enqueue(pending(), None), Enqueued::Accepted));
+        assert!(matches!(topic.enqueue(pending(), None), Enqueued::Accepted { .. }));
         assert_eq!((topic.info().in_flight, topic.is_idle()), (1, false));
         topic.shut_down(&SenderPool::default());
         assert!(matches!(topic.enqueue(pending(), None), Enqueued::Ended(_)));
@@ -446,7 +545,7 @@ mod tests {
     fn a_full_topic_gives_the_message_back() {
         let config = Config { max_inflight_frames: 2, ..Config::default() };
         let topic = Arc::new(TopicState::with_config_for_test(name(), &config));
-        let accepted = [(); 3].map(|()| matches!(topic.enqueue(pending(), None), Enqueued::Accepted));
+        let accepted = [(); 3].map(|()| matches!(topic.enqueue(pending(), None), Enqueued::Accepted { .. }));
         assert_eq!(accepted, [true, true, false]);
     }
 
@@ -465,7 +564,7 @@ mod tests {
         let tick = Tick::new(1);
         let subscriptions = [(); 2].map(|()| subscription());
         for subscription in &subscriptions {
-            topic.join(subscription, Since::Now, tick).unwrap();
+            topic.join(subscription, Beginning::Now, tick).unwrap();
         }
         assert_eq!(subscriptions.map(|subscription| topic.unsubscribe(subscription, tick)), [false, true]);
     }

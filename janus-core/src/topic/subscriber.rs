@@ -11,23 +11,27 @@ use std::sync::Arc;
 use std::task::{self, Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, ready};
 use serde::de::DeserializeOwned;
+use serde::ser::{self, SerializeSeq as _};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription};
-use crate::topic::{CatchUp, Entry, Excerpt, Hold, Since, TopicError, TopicState, Topics, leave};
+use crate::topic::cluster::Want;
+use crate::topic::{Beginning, CatchUp, Entry, Excerpt, Hold, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
-use crate::wire::{Epoch, Position, Timestamp, TopicName};
+use crate::wire::{Epoch, Position, Since, Timestamp, TopicName};
 
 /// How a subscriber in this process wants its messages.
 ///
 /// ```
-/// use janus_core::{SlowConsumer, SubscribeOptions};
+/// use janus_core::{Position, SlowConsumer, SubscribeOptions};
 ///
 /// let options = SubscribeOptions::default()
-///     .since("9f86d081884c7d65.41".parse()?)
+///     .since("9f86d081884c7d65.41".parse::<Position>()?)
 ///     .slow_consumer(SlowConsumer::DropOldest)
 ///     .max_queue_frames(16);
 /// # let _ = options;
@@ -35,19 +39,19 @@ use crate::wire::{Epoch, Position, Timestamp, TopicName};
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SubscribeOptions {
-    since: Option<Position>,
+    since: Option<Since>,
     slow_consumer: Option<SlowConsumer>,
     max_queue_frames: Option<usize>,
     max_queue_bytes: Option<usize>,
 }
 
 impl SubscribeOptions {
-    /// Continues after this position instead of with the next message, if the topic still has the messages after it;
-    /// see [`Subscriber::resumption`]. A program is trusted: [`Namespace::resume`](crate::Namespace::resume) is for
-    /// clients.
+    /// Begins after this [`Position`], with the [start](Since::Start) of the topic or with its [last](Since::Last) message
+    /// instead of with the next message, if the topic still has the messages from there on; see
+    /// [`Subscriber::resumption`]. A program is trusted: [`Namespace::resume`](crate::Namespace::resume) is for clients.
     #[must_use]
-    pub fn since(mut self, position: Position) -> Self {
-        self.since = Some(position);
+    pub fn since(mut self, since: impl Into<Since>) -> Self {
+        self.since = Some(since.into());
         self
     }
 
@@ -88,6 +92,9 @@ pub enum SubscribeError {
     /// There are `max_topics` topics already.
     #[error("the topic limit (max_topics) is reached")]
     TooManyTopics,
+    /// The cluster's engine is away, and has never said where the topic is.
+    #[error("the cluster's engine cannot be reached; try again in a moment")]
+    EngineUnavailable,
     /// The instance is shutting down, or has ended.
     #[error("the instance is shutting down")]
     ShuttingDown,
@@ -108,6 +115,28 @@ pub struct Resumption {
 }
 
 /// A message, delivered to a subscriber.
+///
+/// Serde writes the shape that messages have in event streams, with the keys of a message of `janus.v1.json`: the text of the
+/// publisher is carried as it is, and `time` is in milliseconds since the Unix epoch. The epoch of the position is not
+/// part of the shape; serialize [`position`](Self::position) for a client that resumes. For JSON, by `serde_json`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use janus_core::{Config, Janus, Message};
+/// # let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
+/// # let janus = Janus::builder().config(config).start().await?;
+/// let mut subscriber = janus.subscribe("news")?;
+/// # subscriber.ready().await?;
+/// janus.publish("news", &1.5).await?;
+/// let Some(janus_core::Event::Message(delivery)) = subscriber.next().await else { panic!("no message") };
+/// let time = delivery.timestamp.unix_millis();
+/// let json = format!(r#"{{"topic":"news","seq":1,"time":{time},"event":"","message_id":"","data":1.5}}"#);
+/// assert_eq!(serde_json::to_string(&delivery)?, json);
+/// # janus.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Its topic.
@@ -165,6 +194,41 @@ impl Delivery {
     /// The data is not a value of this type: a mistake of the publisher, or of the subscriber about the type.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_slice(&self.data)
+    }
+}
+
+impl Serialize for Delivery {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        MessageJson::of(self, Some(&self.topic))?.serialize(serializer)
+    }
+}
+
+/// The shape of a message in event streams, and without the topic in the history of the HTTP API.
+#[derive(Serialize)]
+struct MessageJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a TopicName>,
+    seq: u64,
+    time: u64,
+    event: &'a RawValue,
+    message_id: &'a RawValue,
+    data: &'a RawValue,
+}
+
+impl<'a> MessageJson<'a> {
+    /// Fails for text that is not JSON, which publishing does not let pass.
+    fn of<E: ser::Error>(message: &'a Delivery, topic: Option<&'a TopicName>) -> Result<Self, E> {
+        let raw = |text: &'a str| {
+            serde_json::from_str(text).map_err(|error| E::custom(format_args!("a message is not valid JSON: {error}")))
+        };
+        Ok(Self {
+            topic,
+            seq: message.seq(),
+            time: message.timestamp.unix_millis(),
+            event: raw(message.event())?,
+            message_id: raw(message.message_id())?,
+            data: raw(message.data())?,
+        })
     }
 }
 
@@ -230,11 +294,26 @@ pub struct Subscriber {
     shared: Arc<Topics>,
     topic: Arc<TopicState>,
     subscription: Arc<Subscription>,
-    /// While the subscriber catches up: keeps the topic from ending as unused, and has the next number.
-    catching_up: Option<(Hold, u64)>,
-    resumption: Resumption,
+    progress: Progress,
+    resumption: Option<Resumption>,
     position: Position,
     closed: bool,
+}
+
+/// How far a subscriber is on its way onto the topic's list. A hold keeps the topic from ending as unused.
+#[derive(Debug)]
+enum Progress {
+    /// The cluster's engine has not said yet where the topic is.
+    Waiting {
+        _hold: Hold,
+        since: Beginning,
+    },
+    /// The subscriber catches up, and this is its next number.
+    CatchingUp {
+        _hold: Hold,
+        next: u64,
+    },
+    Joined,
 }
 
 impl Subscriber {
@@ -257,37 +336,78 @@ impl Subscriber {
             };
             let slot = Arc::new(Slot::local(shared.slot_ids.next(), terms));
             let subscription = Arc::new(Subscription::local(Arc::clone(&slot), policy));
-            let hold = Hold::new(&topic);
-            let entry = match topic.join(&subscription, Since::after(options.since), shared.clock.tick()) {
-                Ok(entry) => entry,
-                Err(TopicError::Ended) => {
-                    shared.table.remove(&topic);
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let Entry { position, missed, first_available } = entry;
-            shared.trace_joined(&subscription, &name, position.seq);
-            shared.locals.lock().insert(slot.id, slot);
-            return Ok(Self {
+            let (hold, since) = (Hold::new(&topic), Beginning::after(options.since));
+            let mut subscriber = Self {
                 shared: Arc::clone(shared),
-                catching_up: missed.map(|_| (hold, entry.first_seq())),
+                progress: Progress::Waiting { _hold: hold, since },
                 topic,
                 subscription,
-                resumption: Resumption { resumed: missed.is_some(), missed: missed.unwrap_or(0), first_available },
-                position,
+                resumption: None,
+                position: options.since.and_then(Since::position).unwrap_or(Position { epoch: Epoch::NONE, seq: 0 }),
                 closed: false,
-            });
+            };
+            if subscriber.topic.is_prepared(Want::Join(since), shared) {
+                match subscriber.join(since) {
+                    Ok(()) => {}
+                    Err(TopicError::Ended) => {
+                        shared.table.remove(&subscriber.topic);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            shared.locals.lock().insert(slot.id, slot);
+            return Ok(subscriber);
         }
     }
 
-    /// Whether the subscriber continues after the requested position, and the first position it could have requested.
+    /// Joins the list of the topic, which is prepared.
+    fn join(&mut self, since: Beginning) -> Result<(), TopicError> {
+        let entry = self.topic.join(&self.subscription, since, self.shared.clock.tick())?;
+        let Entry { position, missed, first_available } = entry;
+        self.shared.trace_joined(&self.subscription, &self.topic.name, position.seq);
+        self.position = position;
+        self.resumption = Some(Resumption { resumed: missed.is_some(), missed: missed.unwrap_or(0), first_available });
+        self.progress = match missed {
+            Some(_) => Progress::CatchingUp { _hold: Hold::new(&self.topic), next: entry.first_seq() },
+            None => Progress::Joined,
+        };
+        Ok(())
+    }
+
+    /// Joins the list once the cluster's engine has said where the topic is.
+    fn poll_join(&mut self, is_patient: bool, cx: &mut task::Context<'_>) -> Poll<Result<(), TopicError>> {
+        let Progress::Waiting { since, .. } = self.progress else { return Poll::Ready(Ok(())) };
+        ready!(self.topic.poll_prepared(Want::Join(since), is_patient, &self.shared, cx))?;
+        Poll::Ready(self.join(since))
+    }
+
+    /// Waits until the subscriber has its place in the topic, from which on it gets all messages. Without an engine this is
+    /// so from the beginning; in a cluster it takes an answer of the engine. [`next`](Self::next) waits as well.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::EngineUnavailable`] if the engine is away; the subscriber still waits for the engine, and the call
+    /// may be repeated. The topic is out of service, or the instance is shutting down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn ready(&mut self) -> Result<Resumption, SubscribeError> {
+        poll_fn(|cx| self.poll_join(false, cx)).await?;
+        Ok(self.resumption.expect("a subscriber that has joined knows its place"))
+    }
+
+    /// Whether the subscriber continues after the requested position, and the first position it could have requested. `None`
+    /// until the subscriber is [ready](Self::ready), which takes time in a cluster only.
     #[must_use]
-    pub fn resumption(&self) -> Resumption {
+    pub fn resumption(&self) -> Option<Resumption> {
         self.resumption
     }
 
-    /// The position after which the subscriber continues: of the last message or gap, or of its beginning.
+    /// The position after which the subscriber continues: of the last message or gap, or of its beginning. Until the
+    /// subscriber is [ready](Self::ready), the requested position, or without one a position of no topic
+    /// ([`Epoch::NONE`]).
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
@@ -310,6 +430,11 @@ impl Subscriber {
         if self.closed {
             return Poll::Ready(None);
         }
+        match ready!(self.poll_join(true, cx)) {
+            Ok(()) => {}
+            Err(_) if self.shared.is_draining() => return Poll::Ready(Some(self.close(Closed::ShutDown))),
+            Err(_) => return Poll::Ready(Some(self.close(Closed::TopicUnavailable))),
+        }
         loop {
             match self.subscription.slot.poll_take(cx) {
                 Poll::Ready(Ok(Taken::Message { batch, seq })) => {
@@ -317,7 +442,7 @@ impl Subscriber {
                     self.position = message.position;
                     return Poll::Ready(Some(Event::Message(message)));
                 }
-                Poll::Ready(Ok(Taken::Gap(seqs))) => return Poll::Ready(Some(self.gap(seqs))),
+                Poll::Ready(Ok(Taken::Gap { epoch, seqs })) => return Poll::Ready(Some(self.gap(epoch, seqs))),
                 Poll::Ready(Err(end)) => {
                     return Poll::Ready(Some(self.close(match end {
                         End::SlowConsumer { .. } => Closed::SlowConsumer,
@@ -327,13 +452,14 @@ impl Subscriber {
                 }
                 Poll::Pending => {}
             }
-            let Some((_, from)) = &mut self.catching_up else { return Poll::Pending };
+            let Progress::CatchingUp { next: from, .. } = &mut self.progress else { return Poll::Pending };
             match self.topic.catch_up(&self.subscription, *from, self.shared.clock.tick()) {
-                Ok(CatchUp::Joined) => self.catching_up = None,
+                Ok(CatchUp::Joined) => self.progress = Progress::Joined,
                 Ok(CatchUp::More(next)) => *from = next,
-                Ok(CatchUp::Lost(first)) => {
-                    let lost = std::mem::replace(from, first)..first;
-                    return Poll::Ready(Some(self.gap(lost)));
+                Ok(CatchUp::Lost(to)) => {
+                    let first = std::mem::replace(from, to.seq + 1);
+                    self.position = to;
+                    return Poll::Ready(Some(Event::Gap { from: first, to: to.seq }));
                 }
                 Err(_) if self.shared.is_draining() => return Poll::Ready(Some(self.close(Closed::ShutDown))),
                 Err(_) => return Poll::Ready(Some(self.close(Closed::TopicUnavailable))),
@@ -341,9 +467,10 @@ impl Subscriber {
         }
     }
 
-    fn gap(&mut self, seqs: Range<u64>) -> Event {
-        // The topic may have started afresh, and a position of its earlier life would lead nowhere.
-        self.position = Position { epoch: self.topic.epoch(), seq: seqs.end - 1 };
+    fn gap(&mut self, epoch: Epoch, seqs: Range<u64>) -> Event {
+        // Without an engine the topic may have started afresh, and a position of its earlier life would lead nowhere.
+        let epoch = if self.topic.shard.is_some() { epoch } else { self.topic.epoch() };
+        self.position = Position { epoch, seq: seqs.end - 1 };
         Event::Gap { from: seqs.start, to: seqs.end - 1 }
     }
 
@@ -363,7 +490,7 @@ impl Stream for Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        leave(&self.topic, Arc::clone(&self.subscription));
+        leave(&self.shared, &self.topic, Arc::clone(&self.subscription), None);
         let slot = &self.subscription.slot;
         self.shared.locals.lock().remove(&slot.id);
         // Entries of the queue refer to the subscription, and would keep both alive.
@@ -376,15 +503,39 @@ impl From<TopicError> for SubscribeError {
         match error {
             TopicError::TooMany => Self::TooManyTopics,
             TopicError::Unavailable | TopicError::Ended => Self::TopicUnavailable,
+            TopicError::NoEngine => Self::EngineUnavailable,
         }
     }
 }
 
 /// Messages of a topic whose namespace keeps history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Serde writes the answer of the HTTP API without its key `topic`: `epoch` and `seq` of the position, `complete`, `more`, and
+/// the messages like a [`Delivery`] without its topic.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use janus_core::{Config, Janus, Namespace};
+/// # let default_namespace = Namespace { history: true, ..Namespace::default() };
+/// # let config = Config { listen: Vec::new(), http_listen: Vec::new(), default_namespace, ..Config::default() };
+/// # let janus = Janus::builder().config(config).start().await?;
+/// let epoch = janus.publish("news", "hello").await?.epoch;
+/// let history = janus.history("news", None, 100).await?;
+/// let time = history.messages[0].timestamp.unix_millis();
+/// let json = format!(
+///     r#"{{"epoch":"{epoch}","seq":1,"complete":true,"more":false,"messages":[{{"seq":1,"time":{time},"event":"","message_id":"","data":"hello"}}]}}"#
+/// );
+/// assert_eq!(serde_json::to_string(&history)?, json);
+/// # janus.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct History {
     /// The end of these messages: a request or a subscription since this position continues right after them. The epoch
     /// is [`Epoch::NONE`] and the number 0 if the topic does not exist.
+    #[serde(flatten)]
     pub position: Position,
     /// False if messages after the requested position are no longer there, or if this position belongs to another life
     /// of the topic; then `messages` begin with the first kept message. Independent of the limit.
@@ -392,7 +543,16 @@ pub struct History {
     /// Whether the limit has cut further messages off.
     pub more: bool,
     /// In the order of their numbers.
+    #[serde(serialize_with = "without_topics")]
     pub messages: Vec<Delivery>,
+}
+
+fn without_topics<S: Serializer>(messages: &[Delivery], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut sequence = serializer.serialize_seq(Some(messages.len()))?;
+    for message in messages {
+        sequence.serialize_element(&MessageJson::of(message, None)?)?;
+    }
+    sequence.end()
 }
 
 /// Why a request for history failed.
@@ -405,10 +565,16 @@ pub enum HistoryError {
     /// The topic's name is not allowed: the caller's mistake.
     #[error("{0}")]
     Invalid(String),
+    /// The cluster's engine is away, and this node does not have the topic's messages.
+    #[error("the cluster's engine cannot be reached; try again in a moment, or at another server")]
+    EngineUnavailable,
+    /// The topic would have to be made on this node of a cluster, and there are `max_topics` topics already.
+    #[error("the topic limit (max_topics) is reached")]
+    TooManyTopics,
 }
 
 /// The first `limit` messages of a topic's history after `since`, or the last `limit` of all.
-pub(crate) fn history(
+pub(crate) async fn history(
     shared: &Topics,
     topic: &str,
     since: Option<Position>,
@@ -419,7 +585,11 @@ pub(crate) fn history(
     if !shared.config().namespace(topic).history {
         return Err(HistoryError::NotKept);
     }
-    let Some(excerpt) = shared.find_or_wake(&name, None).and_then(|topic| topic.history(since, limit, shared)) else {
+    let topic = match shared.cluster_of(&name) {
+        Some(_) => Some(with_history(shared, &name).await?),
+        None => shared.find_or_wake(&name, None),
+    };
+    let Some(excerpt) = topic.and_then(|topic| topic.history(since, limit, shared)) else {
         let position = Position { epoch: Epoch::NONE, seq: 0 };
         let complete = since.is_none_or(|since| since == position);
         return Ok(History { position, complete, more: false, messages: Vec::new() });
@@ -427,6 +597,25 @@ pub(crate) fn history(
     let Excerpt { position, complete, more, messages } = excerpt;
     let messages = messages.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq)));
     Ok(History { position, complete, more, messages: messages.collect() })
+}
+
+/// The topic of a cluster, with all messages that the engine keeps.
+async fn with_history(shared: &Topics, name: &TopicName) -> Result<Arc<TopicState>, HistoryError> {
+    loop {
+        let topic = shared.open_topic(name, None).map_err(|_| HistoryError::TooManyTopics)?;
+        let hold = Hold::new(&topic);
+        let limit = shared.config().engine_timeout;
+        match tokio::time::timeout(limit, topic.prepare(Want::History, shared)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(TopicError::Ended)) if !shared.is_draining() => {
+                shared.table.remove(&topic);
+                continue;
+            }
+            Ok(Err(_)) | Err(_) => return Err(HistoryError::EngineUnavailable),
+        }
+        drop(hold);
+        return Ok(topic);
+    }
 }
 
 #[cfg(test)]
@@ -438,7 +627,8 @@ mod tests {
     use crate::delivery::SenderPool;
     use crate::delivery::pass::Server;
     use crate::ground::figures::Via;
-    use crate::topic::publish::{Pending, Reply, route};
+    use crate::ground::homes::HomeId;
+    use crate::topic::publish::{Pending, Publisher, Reply, route};
     use crate::topic::shared::tests::with_topics;
     use crate::topic::work::Next;
     use crate::wire::Publication;
@@ -453,14 +643,21 @@ mod tests {
         for _ in 0..messages {
             let publication = Publication::of_checked(&name, "\"greeting\"", "42", "[1, 2]");
             assert!(
-                route(topics, &mut None, &name, None, Pending { publication, reply: Reply::promise(Via::API).0 }, None)
-                    .is_ok()
+                route(
+                    topics,
+                    &mut None,
+                    &name,
+                    Publisher::default(),
+                    Pending { publication, reply: Reply::promise(Via::API).0 },
+                    None
+                )
+                .is_ok()
             );
         }
         let topic = news(topics);
         topic.number_inbox(topics);
-        while let Next::Serve(pass) = topic.next(topics) {
-            while pass.serve_piece(Server::Topic).is_some() {}
+        while let Next::Serve(pass) = topic.next(topics, HomeId::FIRST) {
+            while pass.serve_piece(Server::Home(HomeId::FIRST)).is_some() {}
             topic.end_pass(pass, topics);
         }
     }
@@ -499,7 +696,7 @@ mod tests {
             publish(topics, 4);
             let since = Position { seq: 2, ..first.position() };
             let mut second = subscribe(topics, SubscribeOptions::default().since(since));
-            let Resumption { resumed, missed, first_available } = second.resumption();
+            let Resumption { resumed, missed, first_available } = second.resumption().unwrap();
             assert_eq!((resumed, missed, first_available.seq, second.position()), (true, 2, 1, since));
             assert_eq!(events(&mut second), ["3", "4"]);
             publish(topics, 1);
@@ -514,7 +711,7 @@ mod tests {
             publish(topics, 2);
             let since = Position { epoch: Epoch::new(first.position().epoch.number() ^ 1), seq: 1 };
             let mut second = subscribe(topics, SubscribeOptions::default().since(since));
-            assert_eq!((second.resumption().resumed, second.position().seq), (false, 2));
+            assert_eq!((second.resumption().unwrap().resumed, second.position().seq), (false, 2));
             publish(topics, 1);
             assert_eq!(events(&mut second), ["3"]);
         });
@@ -572,6 +769,24 @@ mod tests {
     }
 
     #[test]
+    fn a_look_at_all_subscribers_in_portions_sees_each_once() {
+        with_topics(Config::default(), |topics| {
+            let subscribers: Vec<_> = (0..5).map(|_| subscribe(topics, SubscribeOptions::default())).collect();
+            let all: Vec<_> = subscribers.iter().map(|subscriber| subscriber.subscription.slot.id).collect();
+            let mut seen = Vec::new();
+            loop {
+                let portion = topics.local_portion(seen.last().copied().unwrap_or(0), 2);
+                assert!(portion.len() <= 2);
+                if portion.is_empty() {
+                    break;
+                }
+                seen.extend(portion.iter().map(|slot| slot.id));
+            }
+            assert_eq!(seen, all);
+        });
+    }
+
+    #[test]
     fn a_dropped_subscriber_has_unsubscribed() {
         with_topics(Config::default(), |topics| {
             let subscriber = subscribe(topics, SubscribeOptions::default());
@@ -590,7 +805,10 @@ mod tests {
             for name in ["", "a\nb"] {
                 let refused = Subscriber::new(topics, name, SubscribeOptions::default()).map(drop);
                 assert!(matches!(refused, Err(SubscribeError::Invalid(_))), "{name:?}: {refused:?}");
-                assert!(matches!(history(topics, name, None, 1), Err(HistoryError::Invalid(_))), "{name:?}");
+                assert!(
+                    matches!(history(topics, name, None, 1).now_or_never().unwrap(), Err(HistoryError::Invalid(_))),
+                    "{name:?}"
+                );
             }
         });
     }
@@ -599,10 +817,10 @@ mod tests {
     fn history_is_read_a_portion_at_a_time() {
         let default_namespace = Namespace { history: true, ..Namespace::default() };
         with_topics(Config { default_namespace, ..Config::default() }, |topics| {
-            let nothing = history(topics, "news", None, 10).unwrap();
+            let nothing = history(topics, "news", None, 10).now_or_never().unwrap().unwrap();
             assert_eq!((nothing.position.seq, nothing.complete, nothing.messages.len()), (0, true, 0));
             publish(topics, 5);
-            let read = |since, limit| history(topics, "news", since, limit).unwrap();
+            let read = |since, limit| history(topics, "news", since, limit).now_or_never().unwrap().unwrap();
             let seqs = |history: &History| history.messages.iter().map(Delivery::seq).collect::<Vec<_>>();
             let latest = read(None, 2);
             assert_eq!((seqs(&latest), latest.complete, latest.more), (vec![4, 5], true, false));
@@ -615,7 +833,7 @@ mod tests {
     #[test]
     fn a_namespace_without_history_says_so() {
         with_topics(Config::default(), |topics| {
-            assert_eq!(history(topics, "news", None, 1), Err(HistoryError::NotKept));
+            assert_eq!(history(topics, "news", None, 1).now_or_never(), Some(Err(HistoryError::NotKept)));
         });
     }
 }

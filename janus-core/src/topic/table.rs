@@ -55,6 +55,15 @@ struct Listed {
     closed: bool,
 }
 
+/// What is known of a name.
+#[derive(Debug)]
+pub(crate) enum LookUp {
+    Found(Arc<TopicState>),
+    /// There is no topic, but sessions may rely on the topic's numbers.
+    Asleep,
+    None,
+}
+
 #[derive(Debug)]
 struct Sleeper {
     asleep: Asleep,
@@ -116,9 +125,14 @@ impl TopicTable {
         self.topics.lock().by_name.get(name).cloned()
     }
 
-    /// Whether the topic of this name is asleep: there is no topic, but sessions may rely on its numbers.
-    pub(crate) fn is_asleep(&self, name: &TopicName) -> bool {
-        self.topics.lock().asleep.contains_key(name)
+    /// Finds a topic that may be asleep. In one look: a topic that wakes up between two looks would be overlooked.
+    pub(crate) fn look_up(&self, name: &TopicName) -> LookUp {
+        let topics = self.topics.lock();
+        match topics.by_name.get(name.as_str()) {
+            Some(topic) => LookUp::Found(Arc::clone(topic)),
+            None if topics.asleep.contains_key(name) => LookUp::Asleep,
+            None => LookUp::None,
+        }
     }
 
     /// Finds a topic, or lists a new topic. Returns whether the topic is new, and must be started. If there are
@@ -145,6 +159,7 @@ impl TopicTable {
                 shared.accounts.note_refused(Limit::Topics, shared);
                 return Err(TopicError::TooMany);
             };
+            ended.leave_engine(shared);
             self.ending.add(ended, place);
         }
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
@@ -161,9 +176,9 @@ impl TopicTable {
         self.topics.lock().unlist(topic);
     }
 
-    /// Forgets a sleeping topic, because a message to it has been dropped.
-    pub(crate) fn forget(&self, name: &TopicName) {
-        self.topics.lock().wake(name);
+    /// Forgets a sleeping topic, because a message to it has been dropped. Returns whether the topic was asleep.
+    pub(crate) fn forget(&self, name: &TopicName) -> bool {
+        self.topics.lock().wake(name).is_some()
     }
 
     /// The last subscriber of a topic has left.
@@ -189,14 +204,14 @@ impl TopicTable {
     ) -> Option<EndingPlace> {
         let tick = shared.clock.tick();
         let mut place = Some(place);
-        if topic.is_idle_for(idle, tick) {
+        if topic.is_idle_for(idle, shared, tick) {
             // Messages that a session has missed are kept for the session, but no longer than all messages.
             place = self.end(topic, !topic.anchor.has_cursors(), shared, place?);
             place.as_ref()?;
         }
         let place_now = topic.spare.get();
         // Not a new topic, whose subscriber is on the way.
-        let is_spare = topic.is_unused() && (place_now != 0 || topic.is_idle_for(idle / 4, tick));
+        let is_spare = topic.is_unused() && (place_now != 0 || topic.is_idle_for(idle / 4, shared, tick));
         if is_spare && (place_now == 0 || Spare::keeps_messages(place_now) && !topic.keeps_messages()) {
             self.note_unused(topic);
         } else if !is_spare && place_now != 0 {
@@ -232,6 +247,7 @@ impl TopicTable {
             to: trace::topic(&topic.name),
             about: "unused".to_owned(),
         });
+        topic.leave_engine(shared);
         self.ending.add(Arc::clone(topic), place);
         None
     }
@@ -259,6 +275,14 @@ impl TopicTable {
 
     pub(crate) fn len(&self) -> usize {
         self.topics.lock().by_name.len()
+    }
+
+    /// The topics with something to do that no thread has locked; none if the table is locked.
+    #[cfg(all(test, feature = "fault-injection"))]
+    pub(super) fn at_work(&self) -> Vec<Arc<TopicState>> {
+        let topics = self.topics.try_lock();
+        let topics = topics.iter().flat_map(|topics| topics.by_number.values().cloned());
+        topics.filter(|topic| !topic.is_locked() && !topic.is_idle()).collect()
     }
 
     /// The number of topics made so far.
@@ -298,7 +322,12 @@ impl TopicTable {
         let listed: Vec<_> = topics.by_number.values().cloned().collect();
         // A topic is looked at without the lock of the table, which is the first of the two.
         drop(topics);
-        let end_of = |topic: &Arc<TopicState>| (topic.name.clone(), end(&topic.core.lock().sequence));
+        let end_of = |topic: &Arc<TopicState>| {
+            let core = topic.core.lock();
+            // Numbers that the engine has not given are no place to continue from.
+            let is_placed = core.clustered.as_ref().is_none_or(|clustered| clustered.is_placed());
+            (topic.name.clone(), if is_placed { end(&core.sequence) } else { None })
+        };
         let ends = before.iter().map(end_of).chain(sleepers).chain(listed.iter().map(end_of));
         let ends: BTreeMap<_, _> = ends.collect();
         ends.into_iter().filter_map(|(name, end)| Some((name, end?))).collect()
@@ -466,6 +495,10 @@ mod tests {
         TopicName::new(name, 255).unwrap()
     }
 
+    fn is_asleep(topics: &Topics) -> bool {
+        matches!(topics.table.look_up(&name("news")), LookUp::Asleep)
+    }
+
     fn names(topics: &[Arc<TopicState>]) -> Vec<&str> {
         topics.iter().map(|topic| topic.name.as_str()).collect()
     }
@@ -530,19 +563,19 @@ mod tests {
             let start = topic.core.lock().sequence.start();
             let asleep = Asleep { anchor: Arc::clone(&anchor), start };
             topics.table.topics.lock().ended(&topic, asleep, topics);
-            assert_eq!((topics.table.count(), topics.table.is_asleep(&name("news"))), ((0, 1), true));
+            assert_eq!((topics.table.count(), is_asleep(topics)), ((0, 1), true));
             let idle = 10;
             let forget = |tick| topics.table.forget_forsaken("", 8, idle, Tick::new(tick));
             forget(100);
-            assert!(topics.table.is_asleep(&name("news")), "a session refers to the topic");
+            assert!(is_asleep(topics), "a session refers to the topic");
             let woken = topics.find_or_wake(&name("news"), None).unwrap();
             assert_eq!((woken.epoch(), Arc::ptr_eq(&woken.anchor, &anchor)), (epoch, true));
             let asleep = Asleep { anchor: Arc::clone(&anchor), start };
             topics.table.topics.lock().ended(&woken, asleep, topics);
             anchor.remove_cursor();
-            for (tick, is_asleep) in [(200, true), (209, true), (210, false)] {
+            for (tick, asleep) in [(200, true), (209, true), (210, false)] {
                 forget(tick);
-                assert_eq!(topics.table.is_asleep(&name("news")), is_asleep, "tick {tick}");
+                assert_eq!(is_asleep(topics), asleep, "tick {tick}");
             }
             assert_eq!(topics.table.count(), (0, 0));
         });

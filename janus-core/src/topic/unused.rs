@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::sequence::Start;
+use super::shared::Topics;
 use super::state::{Core, Life, TopicState};
 use crate::delivery::{Ledger, PassNumbers};
 use crate::ground::clock::Tick;
@@ -123,14 +124,18 @@ pub(crate) enum Fate {
 
 impl TopicState {
     /// Whether the topic has been unused for `idle` ticks, and may [end](Self::end).
-    pub(crate) fn is_idle_for(&self, idle: u32, tick: Tick) -> bool {
+    pub(crate) fn is_idle_for(&self, idle: u32, shared: &Topics, tick: Tick) -> bool {
         let mut core = self.core.lock();
         if self.is_used(&core) {
             core.last_used = tick;
         }
         core.sequence.trim(tick);
         // A topic counts as used for as long as it has any history.
-        if core.sequence.keeps_messages() && core.sequence.has_history() {
+        if core.sequence.keeps_messages() && core.sequence.has_history() && core.clustered.is_none() {
+            core.last_used = tick;
+        }
+        // A repetition may still come.
+        if core.keys.are_kept(shared.config().idempotency_ttl) {
             core.last_used = tick;
         }
         tick.since(core.last_used) >= idle
@@ -153,12 +158,15 @@ impl TopicState {
             return Fate::Used;
         }
         core.sequence.trim(tick);
-        if core.sequence.keeps_messages() && (core.sequence.has_history() || !give_up_messages) {
+        // An engine keeps the messages.
+        let is_keeper = core.clustered.is_none() && core.sequence.keeps_messages();
+        if is_keeper && (core.sequence.has_history() || !give_up_messages) {
             return Fate::Keeps;
         }
         core.life = Life::Ended;
         let start = core.sequence.start();
         drop(core);
+        self.wake_waiting();
         self.given_up.notify_waiters();
         Fate::Ended(Asleep { anchor: Arc::clone(&self.anchor), start })
     }
@@ -167,6 +175,7 @@ impl TopicState {
         core.life != Life::Live
             || core.roster.len() > 0
             || core.inbox.frames_in_flight() > 0
+            || core.clustered.as_ref().is_some_and(|clustered| clustered.is_waited_for())
             || self.holds.load(Ordering::Relaxed) > 0
             // The actor is on its way up. The number of topics to be started is limited by `max_topics`.
             || !self.actor.is_running()

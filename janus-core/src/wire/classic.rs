@@ -15,10 +15,11 @@ use super::codec::{self, Answers, Codec, Heartbeat};
 use super::event::{NumberedMessage, Refusal, ServerEvent};
 use super::json::{self, JsonError, Reader};
 use super::proxy_header::ProxyHeader;
-use super::publication::{Parts, put_decimal, put_json_string};
+use super::publication::{Parts, put_decimal, put_json_string, put_topic};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
 };
+use super::resting::Resting;
 use super::{Credentials, Epoch, Position, Publication, Timestamp, TopicName};
 
 pub use super::codec::Limits;
@@ -26,6 +27,9 @@ pub use super::command::Command;
 pub use super::error::{ErrorClass, ErrorCode, FrameError};
 
 pub mod client;
+mod parts;
+
+pub(crate) use parts::{MessageParts, Run};
 
 /// The classic protocol as a [`Codec`].
 ///
@@ -40,7 +44,7 @@ impl Codec for Classic {
     }
 
     fn decoder(&self) -> Box<dyn codec::Decoder> {
-        Box::new(ClassicDecoder::new())
+        Resting::<ClassicDecoder>::at_rest(())
     }
 
     fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
@@ -58,7 +62,8 @@ impl Codec for Classic {
             ServerEvent::Message(message) => {
                 put_timestamp(out, &message.timestamp);
                 let NumberedMessage { event, message_id, data, .. } = message;
-                Parts { event, message_id, data }.write(message.topic, out);
+                put_topic(out, message.topic);
+                Parts { event, message_id, data }.write(out);
             }
             // A drain is no error, and a classic client can be told of errors only: the FIN is enough.
             ServerEvent::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
@@ -142,11 +147,14 @@ impl ClassicDecoder {
         let decoded = loop {
             match self.phase {
                 Phase::Frames => {
-                    let Some(frame) = self.take_frame(input, limits) else { break None };
-                    match frame.and_then(|frame| self.parse_frame(&frame, limits, input.len())) {
-                        Ok(None) => {}
-                        Ok(Some(command)) => break Some(Ok(command)),
-                        Err(error) => break Some(Err(error)),
+                    let frame = match self.take_frame(input, limits) {
+                        None => break None,
+                        Some(Ok(frame)) => frame,
+                        Some(Err(error)) => break Some(Err(error)),
+                    };
+                    let decoded = self.parse_frame(&frame, limits, input.len());
+                    if decoded.is_some() {
+                        break decoded;
                     }
                 }
                 Phase::Body => {
@@ -174,9 +182,9 @@ impl ClassicDecoder {
         let frame = mem::take(&mut self.unfinished);
         let finished = match self.phase {
             Phase::Frames => match self.parse_frame(&frame, limits, 0) {
-                Ok(None) if self.phase == Phase::Frames => None,
-                Ok(Some(command)) => Some(Ok(command)),
-                Ok(None) | Err(_) => Some(Err(unfinished())),
+                None if self.phase == Phase::Frames => None,
+                Some(Ok(command)) => Some(Ok(command)),
+                None | Some(Err(_)) => Some(Err(unfinished())),
             },
             // A complete body would have been returned with its last bracket.
             Phase::Body => Some(Err(unfinished())),
@@ -201,6 +209,11 @@ impl ClassicDecoder {
     #[must_use]
     pub fn buffered(&self) -> usize {
         self.unfinished.len()
+    }
+
+    /// Whether there is nothing to know but that another frame may come.
+    pub(super) fn rests(&self) -> bool {
+        self.phase == Phase::Frames && self.unfinished.is_empty()
     }
 
     fn end(&mut self) {
@@ -265,26 +278,37 @@ impl ClassicDecoder {
 
     /// Parses a complete frame; `None` if the frame is empty. `more` is the number of bytes of the same read after the
     /// frame.
-    fn parse_frame(&mut self, frame: &[u8], limits: &Limits, more: usize) -> Result<Option<Command>, FrameError> {
+    fn parse_frame(&mut self, frame: &[u8], limits: &Limits, more: usize) -> Option<Result<Command, FrameError>> {
         match trim(frame) {
-            b"" | PREAMBLE => Ok(None),
-            b"PING" => Ok(Some(Command::Ping)),
-            b"PONG" => Ok(Some(Command::Pong)),
+            b"" | PREAMBLE => None,
+            b"PING" => Some(Ok(Command::Ping)),
+            b"PONG" => Some(Ok(Command::Pong)),
             b"PUBLISH" => {
                 self.phase = Phase::Body;
-                Ok(None)
+                None
             }
             _ => {
-                let request = text(frame).and_then(Request::read).map_err(|error| not_a_frame(frame, error))?;
-                Ok(Some(request.command(limits, more, &mut self.batch).unwrap_or_else(Command::Refused)))
+                let text = match text(frame) {
+                    Ok(text) => text,
+                    Err(error) => return Some(Err(not_a_frame(frame, error))),
+                };
+                let repeated = self.batch.as_mut().and_then(|batch| batch.repeated(text, PUBLISH_END, more));
+                if let Some((topic, publication)) = repeated {
+                    return Some(Ok(Command::Publish { topic, publication, ack: false, id: None }));
+                }
+                let mut request = Request::default();
+                if let Err(error) = request.read(text) {
+                    return Some(Err(not_a_frame(frame, error)));
+                }
+                let command = request.command(text, limits, more, &mut self.batch);
+                Some(command.or_else(|error| Ok(Command::Refused(error))))
             }
         }
     }
 
     fn parse_body(&mut self, body: &[u8], limits: &Limits) -> Result<Command, FrameError> {
-        let mut reader = Reader::new(text(body)?);
-        let fields =
-            DataFields::read(&mut reader).and_then(|fields| reader.end().map(|()| fields)).map_err(bad_json)?;
+        let (mut reader, mut fields) = (Reader::new(text(body)?), DataFields::default());
+        fields.read(&mut reader).and_then(|()| reader.end()).map_err(bad_json)?;
         match fields.publication(limits, 0, &mut self.batch) {
             Ok((topic, publication)) => Ok(Command::PublishAndClose { topic, publication }),
             Err(error) => Err(error.into_fatal()),
@@ -322,6 +346,9 @@ fn not_a_frame(frame: &[u8], error: FrameError) -> FrameError {
     }
     error
 }
+
+/// What follows the data of a publication, if the data come last.
+const PUBLISH_END: &str = "}}";
 
 const PREAMBLE: &[u8] = b"<regular-socket/>";
 
@@ -395,62 +422,68 @@ impl BodyScan {
 #[derive(Default)]
 struct Request<'a> {
     action: Option<&'a str>,
-    data: Option<RequestData<'a>>,
+    data: Option<Data<'a>>,
+    /// The members of `data`, if that is an object.
+    fields: DataFields<'a>,
     ack: Option<&'a str>,
     /// A known key found twice.
     duplicate: Option<&'static str>,
 }
 
-enum RequestData<'a> {
-    Object(DataFields<'a>),
+#[derive(Clone, Copy)]
+enum Data<'a> {
+    Object,
     /// The text of any other value.
     Other(&'a str),
 }
 
 impl<'a> Request<'a> {
-    fn read(text: &'a str) -> Result<Self, FrameError> {
+    /// Reads a frame into an empty request.
+    fn read(&mut self, text: &'a str) -> Result<(), FrameError> {
         let mut reader = Reader::new(text);
-        let mut request = Self::default();
-        if !reader.at_object() {
-            reader.value().map_err(bad_json)?;
-            reader.end().map_err(bad_json)?;
-            return Ok(request);
-        }
-        let mut members = || -> Result<(), JsonError> {
-            let mut key = reader.first_key()?;
-            while let Some(name) = key {
-                let again = match &*name {
-                    "action" => request.action.replace(reader.value()?).is_some().then_some("action"),
-                    "ack" => request.ack.replace(reader.value()?).is_some().then_some("ack"),
-                    "data" => {
-                        let data = if reader.at_object() {
-                            RequestData::Object(DataFields::read(&mut reader)?)
-                        } else {
-                            RequestData::Other(reader.value()?)
-                        };
-                        request.data.replace(data).is_some().then_some("data")
-                    }
-                    _ => {
-                        reader.value()?;
-                        None
-                    }
-                };
-                request.duplicate = request.duplicate.or(again);
-                key = reader.next_key()?;
-            }
-            reader.end()
-        };
-        members().map_err(bad_json)?;
-        Ok(request)
+        let read = if reader.at_object() { self.members(&mut reader) } else { reader.value().map(|_| ()) };
+        read.and_then(|()| reader.end()).map_err(bad_json)
     }
 
-    /// The command in the frame, or the reason for a refusal.
-    fn command(self, limits: &Limits, more: usize, batch: &mut Option<Box<Batch>>) -> Result<Command, FrameError> {
+    fn members(&mut self, reader: &mut Reader<'a>) -> Result<(), JsonError> {
+        let mut key = reader.first_key()?;
+        while let Some(name) = key {
+            let again = match &*name {
+                "action" => self.action.replace(reader.value()?).is_some().then_some("action"),
+                "ack" => self.ack.replace(reader.value()?).is_some().then_some("ack"),
+                "data" => {
+                    let data = if reader.at_object() {
+                        self.fields.read(reader)?;
+                        Data::Object
+                    } else {
+                        Data::Other(reader.value()?)
+                    };
+                    self.data.replace(data).is_some().then_some("data")
+                }
+                _ => {
+                    reader.value()?;
+                    None
+                }
+            };
+            self.duplicate = self.duplicate.or(again);
+            key = reader.next_key()?;
+        }
+        Ok(())
+    }
+
+    /// The command in the frame with this text, or the reason for a refusal.
+    fn command(
+        &self,
+        text: &str,
+        limits: &Limits,
+        more: usize,
+        batch: &mut Option<Box<Batch>>,
+    ) -> Result<Command, FrameError> {
         if let Some(key) = self.duplicate {
             return Err(duplicate_key(key));
         }
-        let topic = |data: Option<RequestData<'_>>| match data {
-            Some(RequestData::Other(raw)) => request::topic_name(raw, limits.max_topic_bytes),
+        let topic = |data: Option<Data<'_>>| match data {
+            Some(Data::Other(raw)) => request::topic_name(raw, limits.max_topic_bytes),
             _ => Err(topic_must_be_a_string()),
         };
         match self.action.and_then(json::string).as_deref() {
@@ -459,7 +492,7 @@ impl<'a> Request<'a> {
             }
             Some("unsubscribe") => Ok(Command::Unsubscribe { topic: topic(self.data)?, id: None }),
             Some("publish") => {
-                let Some(RequestData::Object(fields)) = self.data else { return Err(publish_needs_an_object()) };
+                let Some(Data::Object) = self.data else { return Err(publish_needs_an_object()) };
                 let ack = match self.ack {
                     None | Some("false") => false,
                     Some("true") => true,
@@ -467,15 +500,18 @@ impl<'a> Request<'a> {
                         return Err(FrameError::new(ErrorCode::BadPublish, "\"ack\" must be true or false"));
                     }
                 };
-                let (topic, publication) = fields.publication(limits, more, batch)?;
+                let (topic, publication) = self.fields.publication(limits, more, batch)?;
+                if let (Some(batch), Some(data), false) = (batch, self.fields.publication.data, ack) {
+                    batch.note_opening(text, data, PUBLISH_END, (&topic, &publication));
+                }
                 Ok(Command::Publish { topic, publication, ack, id: None })
             }
             Some("attach") => match self.data {
-                Some(RequestData::Object(fields)) => fields.attach(limits),
+                Some(Data::Object) => self.fields.attach(limits),
                 _ => Err(bad_attach()),
             },
             Some("auth") => match self.data {
-                Some(RequestData::Other(raw)) if let Some(auth) = json::string(raw) => {
+                Some(Data::Other(raw)) if let Some(auth) = json::string(raw) => {
                     Ok(Command::Authenticate { auth: Credentials(auth.into_owned()) })
                 }
                 _ => Err(FrameError::new(ErrorCode::BadRequest, "auth needs the token as a JSON string")),
@@ -499,31 +535,31 @@ struct DataFields<'a> {
 }
 
 impl<'a> DataFields<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, JsonError> {
-        let mut fields = Self::default();
+    /// Reads an object. After a second object the fields mean nothing, and nobody asks for them.
+    fn read(&mut self, reader: &mut Reader<'a>) -> Result<(), JsonError> {
         let mut key = reader.first_key()?;
         while let Some(name) = key {
             let value = reader.value()?;
             let field = match &*name {
-                "topic" => Some(("topic", &mut fields.publication.topic)),
-                "event" => Some(("event", &mut fields.publication.event)),
-                "message_id" => Some(("message_id", &mut fields.publication.message_id)),
-                "data" => Some(("data", &mut fields.publication.data)),
-                "token" => Some(("token", &mut fields.token)),
-                "received" => Some(("received", &mut fields.received)),
+                "topic" => Some(("topic", &mut self.publication.topic)),
+                "event" => Some(("event", &mut self.publication.event)),
+                "message_id" => Some(("message_id", &mut self.publication.message_id)),
+                "data" => Some(("data", &mut self.publication.data)),
+                "token" => Some(("token", &mut self.token)),
+                "received" => Some(("received", &mut self.received)),
                 _ => None,
             };
             if let Some((key, field)) = field
                 && field.replace(value).is_some()
             {
-                fields.duplicate = fields.duplicate.or(Some(key));
+                self.duplicate = self.duplicate.or(Some(key));
             }
             key = reader.next_key()?;
         }
-        Ok(fields)
+        Ok(())
     }
 
-    fn attach(self, limits: &Limits) -> Result<Command, FrameError> {
+    fn attach(&self, limits: &Limits) -> Result<Command, FrameError> {
         if let Some(key) = self.duplicate {
             return Err(duplicate_key(key));
         }
@@ -550,7 +586,7 @@ impl<'a> DataFields<'a> {
     }
 
     fn publication(
-        self,
+        &self,
         limits: &Limits,
         more: usize,
         batch: &mut Option<Box<Batch>>,
@@ -684,35 +720,6 @@ impl MessageHead {
     pub fn encode_message(&self, out: &mut impl BufMut, publication: &Publication) {
         out.put_slice(&self.text[..self.len]);
         out.put_slice(publication.classic_tail());
-    }
-}
-
-/// A message taken apart again, each part the publisher's JSON text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MessageParts<'a> {
-    pub(crate) timestamp: Timestamp,
-    pub(crate) event: &'a str,
-    pub(crate) message_id: &'a str,
-    pub(crate) data: &'a str,
-}
-
-impl<'a> MessageParts<'a> {
-    /// Takes apart a frame written by [`encode_message`], with its terminator. For a frame of another writer the result
-    /// may be `None` or nonsense: keys are assumed at their usual places, and the data, most of a message, is not
-    /// checked.
-    pub(crate) fn of(frame: &'a [u8]) -> Option<Self> {
-        let text = str::from_utf8(frame.strip_suffix(b"}\x01")?).ok()?;
-        let mut reader = Reader::new(text.strip_prefix("{\"timestamp\":")?);
-        let timestamp = parse_timestamp(reader.value().ok()?)?;
-        let mut member = |key| {
-            reader.rest().strip_prefix(key).and_then(|rest| {
-                reader = Reader::new(rest);
-                reader.value().ok()
-            })
-        };
-        let _topic = member(",\"topic\":")?;
-        let (event, message_id) = (member(",\"event\":")?, member(",\"message_id\":")?);
-        Some(Self { timestamp, event, message_id, data: reader.rest().strip_prefix(",\"data\":")? })
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{FrameError, HttpRequest, Position, Publication, TopicName};
+use super::{FrameError, HttpRequest, Publication, Since, TopicName};
 
 /// The number of a request, chosen by the client and echoed in the answer; `None` if the request has none.
 pub type RequestId = Option<u64>;
@@ -41,8 +41,8 @@ pub enum Command {
     Subscribe {
         /// The topic.
         topic: TopicName,
-        /// Resumes after this position, if the messages after this position are still kept.
-        since: Option<Position>,
+        /// Begins there, if the topic still has the messages from there on.
+        since: Option<Since>,
         /// How far the client has seen topics other than the topic of `since`; see
         /// [`NumberedMessage::horizon`](super::NumberedMessage::horizon). Counts if `since` belongs to a topic of the
         /// client's requests before [`Command::AllAsked`].
@@ -133,10 +133,10 @@ impl Command {
         Self::Subscribe { topic, since: None, horizon: None, id: None }
     }
 
-    /// Subscribes to a topic from this position on.
+    /// Subscribes to a topic from this position on, from its start, or from its last message.
     #[must_use]
-    pub fn subscribe_since(topic: TopicName, since: Position) -> Self {
-        Self::Subscribe { topic, since: Some(since), horizon: None, id: None }
+    pub fn subscribe_since(topic: TopicName, since: impl Into<Since>) -> Self {
+        Self::Subscribe { topic, since: Some(since.into()), horizon: None, id: None }
     }
 
     /// Publishes this data, JSON text, with an empty event and message id and without a receipt.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::Utf8Error;
 
 use super::request::bad_utf8;
-use super::{PositionError, PublicationError, TopicNameError};
+use super::{PositionError, PublicationError, SinceError, TopicNameError};
 
 use super::TopicName;
 
@@ -89,6 +89,11 @@ error_codes! {
     UnfinishedFrame = "unfinished_frame", 4010, TryAgain, true;
     /// The client, known to answer pings, has answered none for a while, as happens to hanging programs.
     PingTimeout = "ping_timeout", 4011, TryAgain, true;
+
+    /// The cluster's engine cannot be reached or has refused the request. No subscriber gets the message.
+    EngineUnavailable = "engine_unavailable", 4012, TryAgain, false;
+    /// The cluster's engine has not answered in time: the message may be published or not.
+    OutcomeUnknown = "outcome_unknown", 4013, TryAgain, false;
 
     /// The frame is not JSON by RFC 8259.
     BadJson = "bad_json", 4400, DoNot, true;
@@ -178,8 +183,10 @@ impl ErrorCode {
             | Self::Disconnected
             | Self::ConnectionClosed
             | Self::PingTimeout
+            | Self::EngineUnavailable
             | Self::ServerOverloaded
             | Self::SlowConsumer => 503,
+            Self::OutcomeUnknown => 504,
         }
     }
 }
@@ -258,6 +265,12 @@ impl From<TopicNameError> for FrameError {
 
 impl From<PositionError> for FrameError {
     fn from(error: PositionError) -> Self {
+        Self::new(ErrorCode::BadRequest, error.to_string())
+    }
+}
+
+impl From<SinceError> for FrameError {
+    fn from(error: SinceError) -> Self {
         Self::new(ErrorCode::BadRequest, error.to_string())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Epoch, ErrorCode, Limits, Position, RequestId, Timestamp, TopicName};
+use super::{Epoch, ErrorCode, Limits, Position, RequestId, Since, Timestamp, TopicName};
 
 /// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +48,8 @@ pub enum ServerEvent<'a> {
         last: Option<Position>,
         /// Tells of the client's other topics, for `last` or else `position`, as [`NumberedMessage::horizon`] does.
         horizon: Option<u64>,
-        /// The position to resume from, if the client asked for a position.
-        since: Option<Position>,
+        /// Where the client asked to begin.
+        since: Option<Since>,
         /// How many messages were published since that position, all of which follow; `None` if the topic does not
         /// resume.
         missed: Option<u64>,
@@ -89,6 +89,8 @@ pub enum ServerEvent<'a> {
         position: Position,
         /// How many subscribers the topic had at that moment.
         subscribers: usize,
+        /// Whether a message with the same [key](super::IdempotencyKey) was published before, and has this position.
+        again: bool,
     },
     /// The answer to an attach.
     Attached {

@@ -349,12 +349,10 @@ fn is_special(byte: u8) -> bool {
 /// subtraction borrows from higher bytes.
 fn specials(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 0xff;
-    let controls = word.wrapping_sub(ONES * 0x20) & !word;
-    let equal_to = |byte: u8| {
-        let difference = word ^ (ONES * u64::from(byte));
-        difference.wrapping_sub(ONES) & !difference
-    };
-    (controls | equal_to(b'"') | equal_to(b'\\')) & (ONES * 0x80)
+    let below = |limit: u8, word: u64| word.wrapping_sub(ONES * u64::from(limit));
+    let equal_to = |byte: u8| below(1, word ^ (ONES * u64::from(byte)));
+    // A byte with the highest bit set is special in no way.
+    (below(0x20, word) | equal_to(b'"') | equal_to(b'\\')) & !word & (ONES * 0x80)
 }
 
 #[derive(Clone, Copy)]

@@ -20,15 +20,18 @@
 //! | `proxy_header.rs` | pure: a reader | [`ProxyHeader`], a client behind a proxy that speaks the PROXY protocol |
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
+//! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
 //! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
 //! | `peer.rs` | pure: a value | [`Peer`], a client's address |
+//! | `idempotency.rs` | pure: a value | the key with which a publisher may repeat a message |
 //! | `json.rs` | pure: a reader | JSON in one pass, without decoding |
 //! | `object.rs` | pure: a writer | JSON objects, member by member |
 //!
 //! `classic/client.rs`, `v1/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
+//! `classic/parts.rs` takes stored messages apart.
 
 pub mod classic;
 mod codec;
@@ -39,6 +42,7 @@ mod event;
 mod forwarded;
 mod http;
 mod http_request;
+mod idempotency;
 pub(crate) mod json;
 mod object;
 mod origins;
@@ -47,6 +51,7 @@ mod position;
 mod proxy_header;
 mod publication;
 mod request;
+mod resting;
 mod sse;
 mod timestamp;
 mod topic_name;
@@ -64,10 +69,11 @@ pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
 pub use http::{BodyReader, HttpError, HttpPort, PublishRoute};
 pub use http_request::HttpRequest;
+pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
-pub use position::{Epoch, EpochError, Position, PositionError};
+pub use position::{Epoch, EpochError, Position, PositionError, Since, SinceError};
 pub use proxy_header::{ProxyHeader, ProxyHeaderError};
 pub use publication::{Publication, PublicationError};
 pub use sse::Sse;
@@ -76,4 +82,4 @@ pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
 
 /// For stored messages in their classic form.
-pub(crate) use publication::put_json_string;
+pub(crate) use publication::{put_decimal, put_json_string};

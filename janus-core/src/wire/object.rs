@@ -59,6 +59,11 @@ impl<'o, B: BufMut> Object<'o, B> {
         self.epoch(position.epoch).number("seq", position.seq)
     }
 
+    /// Whether a receipt is that of an earlier message with the same key.
+    pub(super) fn again(self, again: bool) -> Self {
+        if again { self.raw("again", "true") } else { self }
+    }
+
     pub(super) fn reason(self, code: ErrorCode, message: &str) -> Self {
         self.number("code", code.number().into()).text("error", code.as_str()).text("message", message)
     }

@@ -76,7 +76,20 @@ pub struct EpochError;
 /// A place in a topic's order, where a subscriber resumes after a lost connection.
 ///
 /// A number means nothing without the epoch: a topic that starts afresh takes a new epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Serde writes the shape that `since` has in `janus.v1.json`, and reads this shape from any object with its two keys, such
+/// as a receipt. The shorter text is that of `Display`.
+///
+/// ```
+/// use janus_core::Position;
+///
+/// let position: Position = "9f86d081884c7d65.42".parse()?;
+/// let json = r#"{"epoch":"9f86d081884c7d65","seq":42}"#;
+/// assert_eq!(serde_json::to_string(&position)?, json);
+/// assert_eq!(serde_json::from_str::<Position>(json)?, position);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The life of the topic, as in [`Receipt::epoch`](crate::Receipt::epoch).
     pub epoch: Epoch,
@@ -111,6 +124,77 @@ impl FromStr for Position {
         Ok(Self { epoch, seq: seq.parse().map_err(|_| PositionError)? })
     }
 }
+
+/// Where a subscriber begins that does not begin with the next message.
+///
+/// Whatever the topic still has from there on follows, with nothing missing and nothing repeated before the new messages. So
+/// a page has its state and the updates of this state by one subscription, without knowing an epoch first.
+///
+/// ```
+/// use janus_core::wire::Since;
+///
+/// let since: Since = "9f86d081884c7d65.42".parse()?;
+/// assert_eq!(["start".parse()?, "last".parse()?, since], [Since::Start, Since::Last, since]);
+/// assert_eq!(since.position().map(|position| position.seq), Some(42));
+/// # Ok::<_, janus_core::wire::SinceError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Since {
+    /// With the first message that the topic keeps. What a topic keeps is a matter of its namespace: `history`, or else
+    /// the messages for returning clients.
+    Start,
+    /// With the last message that the topic keeps: the present value of a topic whose messages replace each other.
+    Last,
+    /// After this position, with the messages that the subscriber has missed.
+    Position(Position),
+}
+
+impl Since {
+    /// The position that the subscriber has named.
+    #[must_use]
+    pub const fn position(self) -> Option<Position> {
+        match self {
+            Self::Position(position) => Some(position),
+            Self::Start | Self::Last => None,
+        }
+    }
+
+    /// The word for a place without a position, the same in every protocol.
+    #[must_use]
+    pub const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Start => Some("start"),
+            Self::Last => Some("last"),
+            Self::Position(_) => None,
+        }
+    }
+
+    /// The place of this word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Start, Self::Last].into_iter().find(|since| since.word() == Some(word))
+    }
+}
+
+impl From<Position> for Since {
+    fn from(position: Position) -> Self {
+        Self::Position(position)
+    }
+}
+
+impl FromStr for Since {
+    type Err = SinceError;
+
+    fn from_str(text: &str) -> Result<Self, SinceError> {
+        let position = || text.parse().ok().map(Self::Position);
+        Self::of_word(text).or_else(position).ok_or(SinceError)
+    }
+}
+
+/// The text is not a [`Since`]; its author is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a place to begin: expected start, last, or a position as in 9f86d081884c7d65.42")]
+pub struct SinceError;
 
 /// The text is not a [`Position`]; its author is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

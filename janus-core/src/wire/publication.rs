@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::TopicName;
 use super::json::{self, JsonError};
+use super::{IdempotencyKey, TopicName};
 
 /// A message before it has its place in a topic's order: JSON text, carried and never re-encoded.
 ///
@@ -20,6 +20,8 @@ pub struct Publication {
     topic_end: usize,
     event_end: usize,
     message_id_end: usize,
+    /// In a box, because few publishers give a key.
+    key: Option<Box<IdempotencyKey>>,
 }
 
 const TOPIC: &[u8] = b"\"topic\":";
@@ -27,6 +29,12 @@ const EVENT: &[u8] = b",\"event\":";
 const MESSAGE_ID: &[u8] = b",\"message_id\":";
 const DATA: &[u8] = b",\"data\":";
 const END: &[u8] = b"}\x01";
+
+/// The event or the id of a message without one.
+pub(super) const EMPTY: &str = "\"\"";
+
+/// What a publisher that names neither event nor id leaves between topic and data: most publishers do.
+pub(super) const BARE: &str = ",\"event\":\"\",\"message_id\":\"\",\"data\":";
 
 /// A part of a publication is not JSON; the publisher is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,11 +82,37 @@ impl Publication {
         json::one_value(text).map_err(|source| PublicationError { part: "data", source })
     }
 
-    fn lay_out(topic: &TopicName, parts: &Parts<'_>) -> Self {
-        let layout = parts.layout(topic);
-        let mut tail = Vec::with_capacity(layout.len);
-        parts.write(topic, &mut tail);
-        Self::from_layout(layout, tail.into())
+    pub(super) fn lay_out(topic: &TopicName, parts: &Parts<'_>) -> Self {
+        let mut tail = Vec::with_capacity(TOPIC.len() + topic.as_str().len() + 2 + parts.len());
+        put_topic(&mut tail, topic);
+        let topic_end = tail.len();
+        parts.write(&mut tail);
+        Self::of_tail(tail.into(), topic_end, parts)
+    }
+
+    /// A publication with this tail, written by [`put_topic`] up to `topic_end` and by [`Parts::write`] from there on.
+    pub(super) fn of_tail(tail: Bytes, topic_end: usize, parts: &Parts<'_>) -> Self {
+        debug_assert_eq!(topic_end + parts.len(), tail.len());
+        let event_end = topic_end + EVENT.len() + parts.event.len();
+        let message_id_end = event_end + MESSAGE_ID.len() + parts.message_id.len();
+        Self { tail, topic_end, event_end, message_id_end, key: None }
+    }
+
+    /// The same message with other data, checked and without surrounding white space. `room` finds shared memory for this
+    /// many bytes; without such memory the message gets memory of its own.
+    #[inline]
+    pub(super) fn with_data<'b>(&self, data: &str, room: impl FnOnce(usize) -> Option<&'b mut BytesMut>) -> Self {
+        let head = &self.tail[..self.message_id_end + DATA.len()];
+        let length = head.len() + data.len() + END.len();
+        let write = |out: &mut BytesMut| {
+            for part in [head, data.as_bytes(), END] {
+                out.put_slice(part);
+            }
+            out.split().freeze()
+        };
+        let tail = room(length).map_or_else(|| write(&mut BytesMut::with_capacity(length)), write);
+        let Self { topic_end, event_end, message_id_end, .. } = *self;
+        Self { tail, topic_end, event_end, message_id_end, key: None }
     }
 
     /// The topic's name as a JSON string.
@@ -105,6 +139,18 @@ impl Publication {
         self.part(self.message_id_end + DATA.len()..self.tail.len() - END.len())
     }
 
+    /// The same message with a key against repetitions.
+    #[must_use]
+    pub fn with_key(self, key: IdempotencyKey) -> Self {
+        Self { key: Some(Box::new(key)), ..self }
+    }
+
+    /// The key against repetitions, if the publisher has given one.
+    #[must_use]
+    pub fn key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_deref()
+    }
+
     /// Bytes of the kept text, nearly the length of a frame.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a publication is never empty")]
@@ -115,12 +161,6 @@ impl Publication {
     /// The end of a classic frame, from `"topic"` to the terminator.
     pub(super) fn classic_tail(&self) -> &[u8] {
         &self.tail
-    }
-
-    pub(super) fn from_layout(layout: Layout, tail: Bytes) -> Self {
-        debug_assert_eq!(layout.len, tail.len());
-        let Layout { topic_end, event_end, message_id_end, .. } = layout;
-        Self { tail, topic_end, event_end, message_id_end }
     }
 
     fn part(&self, range: Range<usize>) -> &str {
@@ -135,32 +175,37 @@ pub(super) struct Parts<'a> {
     pub(super) data: &'a str,
 }
 
-/// The offsets of the parts, and the length of the whole.
-pub(super) struct Layout {
-    pub(super) len: usize,
-    topic_end: usize,
-    event_end: usize,
-    message_id_end: usize,
-}
-
 impl Parts<'_> {
-    pub(super) fn layout(&self, topic: &TopicName) -> Layout {
-        let topic_end = TOPIC.len() + json_string_len(topic.as_str());
-        let event_end = topic_end + EVENT.len() + self.event.len();
-        let message_id_end = event_end + MESSAGE_ID.len() + self.message_id.len();
-        let len = message_id_end + DATA.len() + self.data.len() + END.len();
-        Layout { len, topic_end, event_end, message_id_end }
+    /// Bytes of what [`write`](Self::write) appends.
+    pub(super) fn len(&self) -> usize {
+        let keys = EVENT.len() + MESSAGE_ID.len() + DATA.len();
+        keys + self.event.len() + self.message_id.len() + self.data.len() + END.len()
     }
 
-    pub(super) fn write(&self, topic: &TopicName, out: &mut impl BufMut) {
-        out.put_slice(TOPIC);
-        put_json_string(out, topic.as_str());
-        for (key, value) in [(EVENT, self.event), (MESSAGE_ID, self.message_id), (DATA, self.data)] {
-            out.put_slice(key);
-            out.put_slice(value.as_bytes());
-        }
+    /// Appends what follows the topic.
+    pub(super) fn write(&self, out: &mut impl BufMut) {
+        put_event_and_id(out, self.event, self.message_id);
+        out.put_slice(self.data.as_bytes());
         out.put_slice(END);
     }
+}
+
+/// Appends the members between topic and data, and the key of the data.
+pub(super) fn put_event_and_id(out: &mut impl BufMut, event: &str, message_id: &str) {
+    if (event, message_id) == (EMPTY, EMPTY) {
+        return out.put_slice(BARE.as_bytes());
+    }
+    for (key, value) in [(EVENT, event), (MESSAGE_ID, message_id)] {
+        out.put_slice(key);
+        out.put_slice(value.as_bytes());
+    }
+    out.put_slice(DATA);
+}
+
+/// Appends the topic, the beginning of every publication.
+pub(super) fn put_topic(out: &mut impl BufMut, topic: &TopicName) {
+    out.put_slice(TOPIC);
+    put_json_string(out, topic.as_str());
 }
 
 /// Writes a text as a JSON string with as few escapes as JSON allows.
@@ -175,23 +220,23 @@ pub(crate) fn put_json_string(out: &mut impl BufMut, text: &str) {
 }
 
 /// Writes a number without the machinery of `fmt`, whose cost would be noticeable for each message.
-pub(super) fn put_decimal(out: &mut impl BufMut, number: impl Into<u64>) {
+pub(crate) fn put_decimal(out: &mut impl BufMut, number: impl Into<u64>) {
     let mut number = number.into();
     let mut digits = [0; 20];
     let mut start = digits.len();
-    loop {
+    let digit = |number: u64| b'0' + (number % 10) as u8;
+    // Two at a time: each division waits for the one before.
+    while number >= 10 {
+        start -= 2;
+        let pair = number % 100;
+        (digits[start], digits[start + 1]) = (digit(pair / 10), digit(pair));
+        number /= 100;
+    }
+    if number > 0 || start == digits.len() {
         start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+        digits[start] = digit(number);
     }
     out.put_slice(&digits[start..]);
-}
-
-fn json_string_len(text: &str) -> usize {
-    if needs_no_escape(text) { text.len() + 2 } else { serde_json::Value::from(text).to_string().len() }
 }
 
 fn needs_no_escape(text: &str) -> bool {
@@ -221,6 +266,16 @@ mod tests {
         let publication = Publication::new(&topic("a\"b\\c"), "1", "2", "3").unwrap();
         assert_eq!(publication.topic_json(), r#""a\"b\\c""#);
         assert_eq!((publication.event(), publication.message_id(), publication.data()), ("1", "2", "3"));
+    }
+
+    #[test]
+    fn numbers_are_written_as_by_the_formatter() {
+        let edges = (0..=19).map(|power| 10_u64.pow(power)).flat_map(|edge| [edge - 1, edge, edge + 1]);
+        for number in edges.chain([u64::MAX, 1_234_567_890]) {
+            let mut text = Vec::new();
+            put_decimal(&mut text, number);
+            assert_eq!(text, number.to_string().as_bytes());
+        }
     }
 
     #[test]

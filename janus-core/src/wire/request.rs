@@ -1,10 +1,10 @@
 //! The parts of a request common to every format: topic names, publications made from raw parts, and the errors for
 //! broken rules.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::json::{self, JsonError};
-use super::publication::Parts;
+use super::publication::{EMPTY, Parts, put_topic};
 use super::{ErrorCode, FrameError, Publication, TopicName};
 
 /// The members of a publication, each the raw text of a JSON value.
@@ -19,16 +19,17 @@ pub(super) struct RawPublication<'a> {
 impl RawPublication<'_> {
     /// Builds the publication; missing members are empty. `more` is the number of bytes of the same read after this
     /// publication.
+    #[inline]
     pub(super) fn read(
-        self,
+        &self,
         max_topic_bytes: usize,
         more: usize,
         batch: &mut Option<Box<Batch>>,
     ) -> Result<(TopicName, Publication), FrameError> {
         let raw_topic = self.topic.ok_or_else(topic_must_be_a_string)?;
         let parts = Parts {
-            event: self.event.unwrap_or("\"\""),
-            message_id: self.message_id.unwrap_or("\"\""),
+            event: self.event.unwrap_or(EMPTY),
+            message_id: self.message_id.unwrap_or(EMPTY),
             data: self.data.unwrap_or("null"),
         };
         if more > 0 && batch.is_none() {
@@ -37,7 +38,7 @@ impl RawPublication<'_> {
         match batch {
             None => {
                 let topic = topic_name(raw_topic, max_topic_bytes)?;
-                let publication = Batch::lone(&topic, &parts);
+                let publication = Publication::lay_out(&topic, &parts);
                 Ok((topic, publication))
             }
             Some(batch) => {
@@ -58,12 +59,23 @@ pub(super) struct Batch {
     buffer: BytesMut,
     /// The topic of the previous publication, most often the topic of the next.
     topic: Option<TopicName>,
+    /// The same topic as the beginning of a publication.
+    head: Vec<u8>,
+    /// The beginning of the first frame with a publication.
+    opening: Option<Opening>,
+}
+
+/// The beginning of a frame with a publication, up to the data, and what has been made of it. The frames of a publisher
+/// mostly begin alike, and the same beginning need not be read again.
+#[derive(Debug)]
+struct Opening {
+    text: String,
+    topic: TopicName,
+    /// A publication with the same beginning.
+    publication: Publication,
 }
 
 impl Batch {
-    /// How many bytes of other publications a single kept publication may keep in memory.
-    const SHARED_BYTES_MAX: usize = 4_096;
-
     fn topic(&mut self, raw: &str, max_topic_bytes: usize) -> Result<TopicName, FrameError> {
         if let Some(topic) = &self.topic
             && raw.len() == topic.as_str().len() + 2
@@ -73,29 +85,59 @@ impl Batch {
         }
         let topic = topic_name(raw, max_topic_bytes)?;
         self.topic = Some(topic.clone());
+        self.head.clear();
+        put_topic(&mut self.head, &topic);
         Ok(topic)
     }
 
-    fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
-        let layout = parts.layout(topic);
-        if layout.len > self.buffer.capacity() {
-            // A large publication gains little from sharing, and would leave much of the memory before it unused.
-            if layout.len > Self::SHARED_BYTES_MAX / 4 {
-                return Self::lone(topic, parts);
-            }
-            self.buffer = BytesMut::with_capacity((layout.len + more).min(Self::SHARED_BYTES_MAX));
-        }
-        parts.write(topic, &mut self.buffer);
-        Publication::from_layout(layout, self.buffer.split().freeze())
+    /// Reads a frame that begins as the first publication did, has another value for the data, and ends with `end`. `None`
+    /// for any other frame, good or bad.
+    #[inline]
+    pub(super) fn repeated(&mut self, text: &str, end: &str, more: usize) -> Option<(TopicName, Publication)> {
+        let opening = self.opening.as_ref()?;
+        let data = text.strip_prefix(&*opening.text)?.strip_suffix(end)?;
+        let data = json::one_value(data).ok()?;
+        let publication = opening.publication.with_data(data, |length| room(&mut self.buffer, length, more));
+        Some((opening.topic.clone(), publication))
     }
 
-    /// Builds a publication in memory of its own.
-    fn lone(topic: &TopicName, parts: &Parts<'_>) -> Publication {
-        let layout = parts.layout(topic);
-        let mut tail = Vec::with_capacity(layout.len);
-        parts.write(topic, &mut tail);
-        Publication::from_layout(layout, Bytes::from(tail))
+    /// Notes the first frame with a publication, if nothing follows its data but `end`.
+    pub(super) fn note_opening(&mut self, text: &str, data: &str, end: &str, made: (&TopicName, &Publication)) {
+        // The data are a part of the text.
+        let start = data.as_ptr().addr() - text.as_ptr().addr();
+        if self.opening.is_none() && &text[start + data.len()..] == end {
+            let (topic, publication) = (made.0.clone(), made.1.clone());
+            self.opening = Some(Opening { text: text[..start].to_owned(), topic, publication });
+        }
     }
+
+    /// Builds a publication to this topic, which [`topic`](Self::topic) has just returned.
+    fn publication(&mut self, topic: &TopicName, parts: &Parts<'_>, more: usize) -> Publication {
+        match room(&mut self.buffer, self.head.len() + parts.len(), more) {
+            None => Publication::lay_out(topic, parts),
+            Some(buffer) => {
+                buffer.put_slice(&self.head);
+                parts.write(buffer);
+                Publication::of_tail(buffer.split().freeze(), self.head.len(), parts)
+            }
+        }
+    }
+}
+
+/// How many bytes of other publications a single kept publication may keep in memory.
+const SHARED_BYTES_MAX: usize = 4_096;
+
+/// Shared memory with room for a publication of this length; `None` for a large publication, which gains little from
+/// sharing, and would leave much of the memory before it unused.
+#[inline]
+fn room(buffer: &mut BytesMut, length: usize, more: usize) -> Option<&mut BytesMut> {
+    if length > buffer.capacity() {
+        if length > SHARED_BYTES_MAX / 4 {
+            return None;
+        }
+        *buffer = BytesMut::with_capacity((length + more).min(SHARED_BYTES_MAX));
+    }
+    Some(buffer)
 }
 
 /// Parses the raw text of a JSON value as a topic.
@@ -137,4 +179,79 @@ pub(super) fn topic_must_be_a_string() -> FrameError {
 
 pub(super) fn unfinished() -> FrameError {
     FrameError::new(ErrorCode::UnfinishedFrame, "stream ended in the middle of a frame; the frame had no effect")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::classic::ClassicDecoder;
+    use crate::wire::{Command, Limits, v1};
+
+    const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
+
+    /// What may stand where a publication has its data: values, and texts that are not a value or more than one.
+    const DATA: [&str; 16] = [
+        "1",
+        " \"x\" ",
+        "\"}}\"",
+        "{\"data\":[1,{}]}",
+        "1,\"event\":11",
+        "2,\"topic\":\"u\"",
+        "3,\"data\":4",
+        "5,\"id\":6",
+        "7},\"ack\":true,\"data\":{\"topic\":\"u\"",
+        "8},\"ack\":true,\"more\":{\"a\":9",
+        "8}",
+        "",
+        "tru",
+        "{",
+        "\"\\ud800\"",
+        "\"\u{1}\"",
+    ];
+
+    type Decoded = Result<Command, FrameError>;
+
+    fn decoded_by_classic(texts: &[String]) -> Vec<Decoded> {
+        let (mut decoder, bytes) = (ClassicDecoder::new(), texts.join("\0") + "\0");
+        let mut input = bytes.as_bytes();
+        std::iter::from_fn(|| decoder.decode(&mut input, &LIMITS)).collect()
+    }
+
+    fn decoded_by_v1(texts: &[String]) -> Vec<Decoded> {
+        let mut decoder = v1::RequestDecoder::continued(true);
+        let decode = |text: &String| {
+            decoder.decode(text, 1_000, &LIMITS).map(|request| match request {
+                v1::Request::Command(command) => command,
+                v1::Request::Ping => panic!("a ping is no publication"),
+            })
+        };
+        texts.iter().map(decode).collect()
+    }
+
+    #[test]
+    fn a_frame_that_begins_as_another_is_read_as_if_it_were_alone() {
+        let beginnings = [
+            ("{\"action\":\"publish\",\"data\":{\"topic\":\"t\",\"data\":", "}}", decoded_by_classic as fn(&_) -> _),
+            (
+                "{\"data\":{\"event\":[1],\"topic\":\"\\u0074\",\"data\" : ",
+                "},\"action\":\"publish\"}",
+                decoded_by_classic,
+            ),
+            ("{\"action\":\"publish\",\"ack\":true,\"data\":{\"topic\":\"t\",\"data\":", "}}", decoded_by_classic),
+            ("{\"type\":\"publish\",\"topic\":\"t\",\"event\":\"e\",\"data\":", "}", decoded_by_v1),
+            ("{\"type\":\"publish\",\"id\":3,\"topic\":\"t\",\"data\":", "}", decoded_by_v1),
+        ];
+        for (beginning, end, decoded) in beginnings {
+            let frame = |data: &str| format!("{beginning}{data}{end}");
+            for (first, second) in DATA.iter().flat_map(|first| DATA.map(|second| (frame(first), frame(second)))) {
+                let alone = [&first, &second].map(|text| decoded(std::slice::from_ref(text)));
+                let mut alone: Vec<Decoded> = alone.into_iter().flatten().collect();
+                // The classic protocol ends with a text other than JSON.
+                let together = decoded(&[first, second, frame("0")]);
+                alone.extend(decoded(&[frame("0")]));
+                assert_eq!(together[..], alone[..together.len()]);
+                assert!(together.len() == 3 || together.last().is_some_and(Result::is_err));
+            }
+        }
+    }
 }

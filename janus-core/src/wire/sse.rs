@@ -19,9 +19,10 @@ use super::http::{Head, HeadReader, HttpError, NO_BODY, Reader, date};
 use super::object::Object;
 use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
+use super::resting::{Resting, Rests};
 use super::{
     Codec, Command, Decoder, Epoch, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, NumberedMessage,
-    Open, Opens, Position, Refusal, Refusing, ServerEvent, Timestamp, TopicName,
+    Open, Opens, Position, Refusal, Refusing, ServerEvent, Since, Timestamp, TopicName,
 };
 
 /// The `retry` of a browser that should stay away: a day. Once a stream has begun, nothing else can keep a browser
@@ -118,7 +119,7 @@ impl Sse {
     /// (400); a request body (400); or a method other than GET and HEAD (405).
     pub fn decoder_for(&self, request: HttpRequest, limits: &Limits) -> Result<Box<dyn Decoder>, HttpError> {
         let (commands, asker) = self.commands(request, limits)?;
-        Ok(Box::new(StreamDecoder { commands, asker: Some(asker), head: None }))
+        Ok(Resting::busy(StreamDecoder { commands, asker: Some(asker), head: None }, ()))
     }
 
     /// The body of a stream that only tells a client why the client is not served. A browser's `EventSource` reconnects
@@ -140,6 +141,7 @@ impl Sse {
             return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), NO_BODY));
         }
         let mut last_event_id = None;
+        let mut begins = None;
         let mut topics: Vec<TopicName> = Vec::new();
         let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
         for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
@@ -150,6 +152,7 @@ impl Sse {
                     return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
                 }
                 "topic" => topics.push(topic(&value, &topics, limits)?),
+                "since" => begins = Some(begin(&value)?),
                 name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
                 "events" if value != "native" => {
                     let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
@@ -184,7 +187,7 @@ impl Sse {
             commands.push_back(Command::Close(start));
             return Ok((commands, asker));
         }
-        let (since, horizon) = since.map_or((None, None), |(position, horizon)| (Some(position), horizon));
+        let (since, horizon) = since.map_or((begins, None), |(position, horizon)| (Some(position.into()), horizon));
         commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, horizon, id: None }));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))
@@ -245,7 +248,7 @@ impl Sse {
         match event {
             ServerEvent::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
                 let id = last.unwrap_or(*position);
-                if since.is_some() && missed.is_none() {
+                if since.and_then(Since::position).is_some() && missed.is_none() {
                     out.put_slice(b"event: gap\n");
                     put_id(out, id, *horizon);
                     put_data(out, |json| {
@@ -253,7 +256,11 @@ impl Sse {
                     });
                 }
                 out.put_slice(b"event: subscribed\n");
-                put_id(out, id, *horizon);
+                // A browser without an id asks again for the start of all topics; one position would be that of one topic.
+                let begins_over = matches!(since, Some(Since::Start | Since::Last)) && horizon.is_none();
+                if !begins_over {
+                    put_id(out, id, *horizon);
+                }
                 put_data(out, |json| {
                     let json = json.text("topic", topic.as_str()).position(*position);
                     match missed {
@@ -334,6 +341,11 @@ fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName,
     Ok(topic)
 }
 
+/// Where a client begins that has read no message yet. A position is for clients without a header of their own.
+fn begin(text: &str) -> Result<Since, HttpError> {
+    text.parse().map_err(|error| HttpError::new(400, ErrorCode::BadOpen.as_str(), format!("\"since\": {error}")))
+}
+
 /// The position in an id, and the horizon if present. An unknown id counts as a position too old to resume: a browser
 /// that got the id from another server at this address is told that messages may be missing, and continues.
 fn position(id: &str) -> (Position, Option<u64>) {
@@ -352,7 +364,7 @@ impl Codec for Sse {
 
     fn decoder(&self) -> Box<dyn Decoder> {
         let head = Some(Box::new((self.clone(), HeadReader::default())));
-        Box::new(StreamDecoder { commands: VecDeque::new(), asker: None, head })
+        Resting::busy(StreamDecoder { head, ..StreamDecoder::default() }, ())
     }
 
     fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut BytesMut) {
@@ -417,12 +429,12 @@ fn put_data(out: &mut BytesMut, write: impl FnOnce(Object<'_, BytesMut>) -> Obje
 }
 
 /// Returns the commands of the request; later input from the client means nothing.
+#[derive(Default)]
 struct StreamDecoder {
     commands: VecDeque<Command>,
     /// Present until all commands have been returned.
     asker: Option<Box<Asker>>,
-    /// Present until the request has been read, if no other server reads the request. Boxed, because absent for most of
-    /// a connection's life.
+    /// Present until the request has been read, if no other server reads the request.
     head: Option<Box<(Sse, HeadReader)>>,
 }
 
@@ -502,6 +514,18 @@ impl Decoder for StreamDecoder {
     fn memory(&self) -> usize {
         let request = self.request().map_or(0, HttpRequest::memory);
         self.head.as_ref().map_or(request, |head| head.1.memory() + request)
+    }
+}
+
+impl Rests for StreamDecoder {
+    type Rest = ();
+
+    fn rest(&self) -> Option<()> {
+        (self.commands.is_empty() && self.asker.is_none() && self.head.is_none()).then_some(())
+    }
+
+    fn resume((): &()) -> Self {
+        Self::default()
     }
 }
 

@@ -10,17 +10,20 @@ use bytes::{BufMut, BytesMut};
 
 use super::json::{self, Members, Reader};
 use super::object::Object;
-use super::publication::put_decimal;
+use super::publication::{put_decimal, put_event_and_id};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{
-    Command, Credentials, ErrorCode, FrameError, Limits, NumberedMessage, Open, Position, Refusal, RequestId,
-    ServerEvent, TopicName,
+    Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError, Limits, NumberedMessage, Open,
+    Position, Refusal, RequestId, ServerEvent, Since, TopicName,
 };
 
 pub mod client;
 
 /// The largest number of a request: beyond this limit JavaScript cannot count.
 pub const MAX_REQUEST_ID: u64 = (1 << 53) - 1;
+
+/// What follows the data of a publication, if the data come last.
+const PUBLISH_END: &str = "}";
 
 /// The answer to a `ping`.
 pub const PONG: &str = r#"{"type":"pong"}"#;
@@ -73,6 +76,21 @@ impl RequestDecoder {
     /// Why the frame is refused, with the number and the topic of the request if these could be read. The connection
     /// must be closed if the error [is fatal](FrameError::is_fatal); every error is fatal until the `hello` has come.
     pub fn decode(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
+        match self.repeated(text, more) {
+            Some(command) => Ok(Request::Command(command)),
+            None => self.decode_afresh(text, more, limits),
+        }
+    }
+
+    /// The publication in a frame that begins as an earlier frame of the same read did.
+    #[inline]
+    pub(super) fn repeated(&mut self, text: &str, more: usize) -> Option<Command> {
+        let (topic, publication) = self.batch.as_mut()?.repeated(text, PUBLISH_END, more)?;
+        Some(Command::Publish { topic, publication, ack: false, id: None })
+    }
+
+    /// As [`decode`](Self::decode), for any other frame.
+    pub(super) fn decode_afresh(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
         let fields = Fields::read(text)?;
         match json::string(fields.kind.unwrap_or_default()).as_deref() {
             Some("hello") if !self.opened => {
@@ -88,7 +106,7 @@ impl RequestDecoder {
             }
             kind => {
                 let (id, topic) = (fields.id(), fields.publication.topic);
-                fields.request(kind, limits, more, &mut self.batch).map_err(|error| {
+                fields.request(kind, text, limits, more, &mut self.batch).map_err(|error| {
                     // With a duplicate key, either of the values may be meant.
                     let topic = topic.filter(|_| error.code != ErrorCode::DuplicateKey);
                     let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
@@ -108,6 +126,11 @@ impl RequestDecoder {
         self.opened
     }
 
+    /// A decoder that continues between two frames.
+    pub(super) fn continued(opened: bool) -> Self {
+        Self { opened, batch: None }
+    }
+
     /// Releases the memory shared by the publications of a read.
     pub fn end_of_read(&mut self) {
         self.batch = None;
@@ -124,6 +147,7 @@ struct Fields<'a> {
     since: Option<&'a str>,
     session: Option<&'a str>,
     auth: Option<&'a str>,
+    key: Option<&'a str>,
     /// A known key found twice.
     duplicate: Option<&'static str>,
 }
@@ -135,9 +159,10 @@ impl<'a> Fields<'a> {
             json::one_value(text).map_err(bad_json)?;
             return Ok(Self::default());
         }
-        let keys = ["type", "id", "topic", "event", "message_id", "data", "since", "session", "auth"];
+        let keys =
+            ["type", "id", "topic", "event", "message_id", "data", "since", "session", "auth", "idempotency_key"];
         let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
-        let [kind, id, topic, event, message_id, data, since, session, auth] = values;
+        let [kind, id, topic, event, message_id, data, since, session, auth, key] = values;
         // Many serializers write null for an optional key without a value. The parts of a message may be null.
         let given = |raw: Option<&'a str>| raw.filter(|raw| *raw != "null");
         Ok(Self {
@@ -147,6 +172,7 @@ impl<'a> Fields<'a> {
             since: given(since),
             session: given(session),
             auth: given(auth),
+            key: given(key),
             duplicate: first_of(twice, keys),
         })
     }
@@ -164,6 +190,7 @@ impl<'a> Fields<'a> {
     fn request(
         self,
         kind: Option<&str>,
+        text: &str,
         limits: &Limits,
         more: usize,
         batch: &mut Option<Box<Batch>>,
@@ -177,13 +204,19 @@ impl<'a> Fields<'a> {
             }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
-                // A mistyped key must not publish an empty message.
-                if self.publication.data.is_none() {
+                let Some(data) = self.publication.data else {
+                    // A mistyped key must not publish an empty message.
                     self.topic(limits)?;
                     return Err(data_is_missing());
-                }
+                };
                 let id = self.id()?;
-                let (topic, publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
+                let key = self.key()?;
+                let (topic, mut publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
+                if let Some(key) = key {
+                    publication = publication.with_key(key);
+                } else if let (Some(batch), None) = (batch, id) {
+                    batch.note_opening(text, data, PUBLISH_END, (&topic, &publication));
+                }
                 Command::Publish { topic, publication, ack: id.is_some(), id }
             }
             Some("refresh") => Command::Refresh { id: self.id()?, auth: self.credentials()? },
@@ -199,6 +232,11 @@ impl<'a> Fields<'a> {
         self.id.map(number).transpose()
     }
 
+    fn key(&self) -> Result<Option<IdempotencyKey>, FrameError> {
+        let key = |raw| json::string(raw).and_then(|text| text.parse().ok()).ok_or_else(bad_key);
+        self.key.map(key).transpose()
+    }
+
     fn credentials(&self) -> Result<Credentials, FrameError> {
         let auth = self.auth.and_then(json::string).ok_or_else(auth_must_be_a_string)?;
         Ok(Credentials(auth.into_owned()))
@@ -209,9 +247,12 @@ impl<'a> Fields<'a> {
         request::topic_name(raw, limits.max_topic_bytes)
     }
 
-    fn since(&self) -> Result<Option<Position>, FrameError> {
+    fn since(&self) -> Result<Option<Since>, FrameError> {
         const KEYS: [&str; 2] = ["epoch", "seq"];
         let Some(raw) = self.since else { return Ok(None) };
+        if let Some(text) = json::string(raw) {
+            return Since::of_word(&text).map(Some).ok_or_else(bad_since);
+        }
         // The text is known to be JSON, so an unreadable value is not an object.
         let Ok(Members { values: [epoch, seq], twice }) = json::members(raw, KEYS) else {
             return Err(bad_since());
@@ -221,7 +262,7 @@ impl<'a> Fields<'a> {
         }
         let epoch = epoch.and_then(json::string).and_then(|text| text.parse().ok()).ok_or_else(bad_since)?;
         let seq = seq.and_then(|raw| raw.parse().ok()).ok_or_else(bad_since)?;
-        Ok(Some(Position { epoch, seq }))
+        Ok(Some(Since::Position(Position { epoch, seq })))
     }
 }
 
@@ -254,10 +295,15 @@ fn bad_id() -> FrameError {
     FrameError::new(ErrorCode::BadRequest, "\"id\" must be a whole number from 0 to 9007199254740991")
 }
 
+fn bad_key() -> FrameError {
+    FrameError::new(ErrorCode::BadPublish, format!("\"idempotency_key\": {IdempotencyKeyError}"))
+}
+
 fn bad_since() -> FrameError {
     FrameError::new(
         ErrorCode::BadRequest,
-        "\"since\" must be a position as sent by the server: {\"epoch\":\"9f86d081884c7d65\",\"seq\":42}",
+        "\"since\" must be \"start\", \"last\" or a position as sent by the server: \
+         {\"epoch\":\"9f86d081884c7d65\",\"seq\":42}",
     )
 }
 
@@ -289,9 +335,9 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         ServerEvent::Unsubscribed { id, topic } => {
             frame(out, "unsubscribed").id(id).text("topic", topic.as_str()).end();
         }
-        ServerEvent::Published { id, topic, position, subscribers } => {
+        ServerEvent::Published { id, topic, position, subscribers, again } => {
             let frame = frame(out, "published").id(id).text("topic", topic.as_str()).position(position);
-            frame.number("subscribers", subscribers as u64).end();
+            frame.number("subscribers", subscribers as u64).again(again).end();
         }
         ServerEvent::Gap { topic, epoch, from, to } => {
             let frame = frame(out, "gap").text("topic", topic.as_str()).epoch(epoch);
@@ -336,10 +382,8 @@ fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {
     put_decimal(out, position.seq);
     out.put_slice(b",\"time\":");
     put_decimal(out, timestamp.unix_millis());
-    for (key, value) in [(&b",\"event\":"[..], event), (b",\"message_id\":", message_id), (b",\"data\":", data)] {
-        out.put_slice(key);
-        out.put_slice(value.as_bytes());
-    }
+    put_event_and_id(out, event, message_id);
+    out.put_slice(data.as_bytes());
     out.put_u8(b'}');
 }
 

@@ -15,6 +15,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::http::{NO_BODY, date};
 use super::request::{bad_utf8, text, unfinished};
+use super::resting::{Resting, Rests};
 use super::{
     Answers, Codec, Command, Decoder, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, Opens, Refusal,
     ServerEvent, Timestamp, v1,
@@ -130,7 +131,8 @@ impl WebSocket {
     /// [`Command::Open`], and not kept afterwards.
     #[must_use]
     pub fn decoder_for(request: HttpRequest) -> Box<dyn Decoder> {
-        Box::new(FrameDecoder { request: Some(Box::new(request)), ..FrameDecoder::default() })
+        let decoder = FrameDecoder { request: Some(Box::new(request)), ..FrameDecoder::default() };
+        Resting::busy(decoder, false)
     }
 }
 
@@ -182,7 +184,7 @@ impl Codec for WebSocket {
     }
 
     fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(FrameDecoder::default())
+        Resting::<FrameDecoder>::at_rest(false)
     }
 
     fn encode(&self, event: &ServerEvent<'_>, _at: &Timestamp, out: &mut BytesMut) {
@@ -222,21 +224,38 @@ impl Codec for WebSocket {
     }
 }
 
+/// Bytes of the header of most messages, whose payload has 126 to 65,535 bytes.
+const USUAL_HEADER: usize = 4;
+
+/// The first byte of an unfragmented text message.
+const TEXT: u8 = 0x81;
+
 /// Appends a text frame with the output of `write` as payload; nothing if there is no output.
 fn put_text(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
+    out.put_bytes(0, USUAL_HEADER);
     write(out);
-    let length = out.len() - start;
+    let length = out.len() - start - USUAL_HEADER;
     if length == 0 {
-        return;
+        return out.truncate(start);
     }
-    // The header depends on the payload's length, so the payload makes room afterwards: moving freshly written bytes is
-    // cheaper than counting these bytes in advance.
+    // The header depends on the payload's length, so a payload behind an unusual header is moved: moving freshly written
+    // bytes is cheaper than counting these bytes in advance.
     let opcode = OpCode::Data(Data::Text);
     let size = header(opcode).len(length as u64);
-    out.put_bytes(0, size);
-    out.copy_within(start..start + length, start + size);
-    put_header(&mut &mut out[start..start + size], opcode, length);
+    if size != USUAL_HEADER {
+        out.put_bytes(0, size.saturating_sub(USUAL_HEADER));
+        out.copy_within(start + USUAL_HEADER..start + USUAL_HEADER + length, start + size);
+        out.truncate(start + size + length);
+    }
+    match u16::try_from(length) {
+        // By hand, because this is done for each message to a WebSocket.
+        Ok(length) if size == USUAL_HEADER => {
+            let [high, low] = length.to_be_bytes();
+            out[start..start + size].copy_from_slice(&[TEXT, 126, high, low]);
+        }
+        _ => put_header(&mut &mut out[start..start + size], opcode, length),
+    }
 }
 
 fn put_close(out: &mut BytesMut, code: CloseCode, refusal: &Refusal<'_>) {
@@ -334,11 +353,10 @@ impl Decoder for FrameDecoder {
                 },
             };
             match self.take_payload(frame, input, limits) {
-                Ok(None) if self.frame.is_some() => break None,
-                Ok(None) => {}
-                Ok(Some(command)) => break Some(Ok(command)),
-                Err(error) if error.is_fatal() => break Some(Err(error)),
-                Err(error) => break Some(Ok(Command::Refused(error))),
+                None if self.frame.is_some() => break None,
+                None => {}
+                Some(Err(error)) if !error.is_fatal() => break Some(Ok(Command::Refused(error))),
+                decoded => break decoded,
             }
         };
         match &decoded {
@@ -381,6 +399,19 @@ impl Decoder for FrameDecoder {
     }
 }
 
+impl Rests for FrameDecoder {
+    /// Whether the `hello` has come.
+    type Rest = bool;
+
+    fn rest(&self) -> Option<bool> {
+        (!self.over && !self.is_mid_frame() && self.request.is_none()).then(|| self.requests.is_opened())
+    }
+
+    fn resume(opened: &bool) -> Self {
+        Self { requests: v1::RequestDecoder::continued(*opened), ..Self::default() }
+    }
+}
+
 impl FrameDecoder {
     fn end(&mut self) {
         *self = Self { over: true, ..Self::default() };
@@ -389,6 +420,13 @@ impl FrameDecoder {
     /// The header of the next frame, or `None` if the header is incomplete.
     fn take_header(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Frame, FrameError>> {
         let kept = usize::from(self.header_len);
+        if kept == 0
+            && !self.fragmented
+            && let Some((frame, rest)) = whole_message(input, limits)
+        {
+            *input = rest;
+            return Some(Ok(frame));
+        }
         let fresh = input.len().min(HEADER_BYTES_MAX - kept);
         self.header[kept..kept + fresh].copy_from_slice(&input[..fresh]);
         let mut cursor = Cursor::new(&self.header[..kept + fresh]);
@@ -470,7 +508,7 @@ impl FrameDecoder {
         mut frame: Frame,
         input: &mut &[u8],
         limits: &Limits,
-    ) -> Result<Option<Command>, FrameError> {
+    ) -> Option<Result<Command, FrameError>> {
         let (piece, rest) = input.split_at(frame.remaining.min(input.len()));
         *input = rest;
         let payload = if frame.kind == Kind::Text { &mut self.message } else { &mut self.control };
@@ -483,19 +521,28 @@ impl FrameDecoder {
             self.frame = Some(frame);
         }
         match frame {
-            Frame { kind: Kind::Text, is_final: true, remaining: 0, .. } => self.end_message(rest.len(), limits),
-            Frame { kind: Kind::Text, .. } => self.check_text().map(|()| None),
-            Frame { remaining: 0, .. } => self.end_control(frame.kind),
-            _ => Ok(None),
+            Frame { kind: Kind::Text, is_final: true, remaining: 0, .. } => Some(self.end_message(rest.len(), limits)),
+            Frame { kind: Kind::Text, .. } => self.check_text().err().map(Err),
+            Frame { remaining: 0, .. } => self.end_control(frame.kind).transpose(),
+            _ => None,
         }
     }
 
-    /// Reads a complete message. `more` is the number of bytes of the same read after the message.
-    fn end_message(&mut self, more: usize, limits: &Limits) -> Result<Option<Command>, FrameError> {
-        let asked = text(&self.message).and_then(|text| self.requests.decode(text, more, limits));
+    /// Reads a complete message, and makes room for the next. `more` is the number of bytes of the same read after the
+    /// message.
+    fn end_message(&mut self, more: usize, limits: &Limits) -> Result<Command, FrameError> {
+        let asked = self.read_message(more, limits);
         self.message.clear();
         self.checked = 0;
-        let mut command = match asked? {
+        asked
+    }
+
+    fn read_message(&mut self, more: usize, limits: &Limits) -> Result<Command, FrameError> {
+        let text = text(&self.message)?;
+        if let Some(command) = self.requests.repeated(text, more) {
+            return Ok(command);
+        }
+        let mut command = match self.requests.decode_afresh(text, more, limits)? {
             v1::Request::Command(command) => command,
             v1::Request::Ping => {
                 let mut pong = BytesMut::new();
@@ -506,7 +553,7 @@ impl FrameDecoder {
         if let Command::Open(open) = &mut command {
             open.request = self.request.take();
         }
-        Ok(Some(command))
+        Ok(command)
     }
 
     /// Refuses invalid UTF-8 before the rest of the message comes.
@@ -528,6 +575,25 @@ impl FrameDecoder {
             Kind::Text | Kind::Close => Some(Command::Close(answer_close(&payload)?)),
         })
     }
+}
+
+/// The header of an unfragmented text message within the limits, and the input after it; `None` for any other header, good
+/// or bad. Nearly all headers of a publisher are such, and to read them as one of all possible headers would take as long
+/// as to unmask the message.
+#[inline]
+fn whole_message<'i>(input: &'i [u8], limits: &Limits) -> Option<(Frame, &'i [u8])> {
+    const MASKED: u8 = 0x80;
+    const LONG: u8 = MASKED | 126;
+    let (length, rest) = match input {
+        [TEXT, short @ MASKED..LONG, rest @ ..] => (usize::from(short - MASKED), rest),
+        [TEXT, LONG, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+        _ => return None,
+    };
+    let (mask, rest) = rest.split_first_chunk()?;
+    let is_long = input[1] == LONG;
+    let is_shortest = is_long == (length > CONTROL_BYTES_MAX);
+    let frame = Frame { kind: Kind::Text, is_final: true, mask: *mask, remaining: length };
+    (is_shortest && length <= limits.max_frame_bytes).then_some((frame, rest))
 }
 
 /// The close frame that answers a client's close, with the same code.

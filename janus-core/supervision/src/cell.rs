@@ -2,11 +2,15 @@
 //!
 //! Owns the requests to an incarnation (stop, kill, a sign of life), the exit reason, and the list of watchers to tell:
 //! the parent first, then monitors. Knows no actor type and runs no actor; `run.rs` does.
+//!
+//! There is a cell for each of tens of thousands of connections. So whatever most incarnations never have lies in a box
+//! of its own, and siblings share what they have in common.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures_util::task::AtomicWaker;
@@ -16,19 +20,23 @@ use tokio::sync::oneshot;
 use crate::exit::{ActorId, Down, ExitReason, guarded};
 
 /// A stop was requested and not yet handed to the actor.
-pub(crate) const STOP: u8 = 1;
+pub(crate) const STOP: u16 = 1;
 /// The incarnation is to end after the current poll, without running more code.
-pub(crate) const KILL: u8 = 2;
+pub(crate) const KILL: u16 = 2;
 /// The start is complete.
-pub(crate) const UP: u8 = 4;
+pub(crate) const UP: u16 = 4;
 /// A caller waits for the end of the current poll.
-pub(crate) const PROBE: u8 = 8;
+pub(crate) const PROBE: u16 = 8;
 /// A task waits for stop requests itself, and so is not dropped at a stop request.
-pub(crate) const TRAP: u8 = 16;
+pub(crate) const TRAP: u16 = 16;
 /// The incarnation has ended and the reason is known.
-pub(crate) const ENDED: u8 = 32;
+pub(crate) const ENDED: u16 = 32;
 /// A stop was requested at some time, whether or not the request has been handed over.
-pub(crate) const ASKED: u8 = 64;
+pub(crate) const ASKED: u16 = 64;
+/// The address of a dormant actor was asked for, and the actor has not woken up yet.
+const CALLED: u16 = 128;
+/// `started` has run.
+const BEGUN: u16 = 256;
 
 /// The supervisor of an incarnation, told first about the end.
 pub(crate) trait Parent: Send + Sync {
@@ -36,31 +44,63 @@ pub(crate) trait Parent: Send + Sync {
     fn child_ended(&self, cell: &Cell, reason: &ExitReason);
 }
 
+/// What an incarnation has in common with its siblings, if they have no names of their own.
+pub(crate) struct Kin {
+    pub(crate) name: Arc<str>,
+    pub(crate) parent: Option<Weak<dyn Parent>>,
+}
+
 pub(crate) struct Cell {
     id: ActorId,
-    name: Arc<str>,
-    parent: Option<Weak<dyn Parent>>,
+    kin: Arc<Kin>,
     // Changed under the lock of `life`, read without it.
-    flags: AtomicU8,
+    flags: AtomicU16,
     waker: AtomicWaker,
     life: Mutex<Life>,
 }
 
-enum Life {
-    Running { asked: Option<ExitReason>, begun: bool, deferred: u32, watchers: Option<Box<Watchers>> },
-    Ended(ExitReason),
+/// The part of an incarnation's state that changes under the lock.
+#[derive(Default)]
+struct Life {
+    rare: Option<Box<Rare>>,
 }
 
-/// The watchers of an incarnation. Boxed, because most of 19,000 connections have no watcher.
+/// What most of 19,000 connections do not have: watchers, and a reason to end with.
 #[derive(Default)]
-struct Watchers {
+struct Rare {
+    /// The reason of the end, with the flag `ENDED`.
+    ended: Option<ExitReason>,
+    asked: Option<ExitReason>,
+    /// Initialisations that hold back the flag `UP`.
+    deferred: u32,
     monitors: Monitors,
     waiters: Vec<Waiter>,
+    letterbox: Option<Letterbox>,
+}
+
+/// The mailbox of a dormant actor, of a type that the cell does not know.
+pub(crate) type Letterbox = Box<dyn Any + Send>;
+
+impl Life {
+    /// `None` after the end.
+    fn rare(&mut self) -> Option<&mut Rare> {
+        let rare = self.rare.get_or_insert_default();
+        rare.ended.is_none().then_some(rare)
+    }
+
+    /// `None` after the end, and for an incarnation without anything rare.
+    fn rare_if_any(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut().filter(|rare| rare.ended.is_none())
+    }
+
+    fn ended(&self) -> Option<&ExitReason> {
+        self.rare.as_ref()?.ended.as_ref()
+    }
 }
 
 /// A caller that waits for any of the flags `on`. Dropping the sender is the message.
 struct Waiter {
-    on: u8,
+    on: u16,
     waiting: oneshot::Sender<()>,
 }
 
@@ -117,35 +157,31 @@ impl Monitors {
 
 impl Cell {
     pub(crate) fn new(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>) -> Arc<Self> {
-        Self::with_flags(id, name, parent, 0)
+        Self::with_flags(id, Arc::new(Kin { name, parent }), 0)
     }
 
     /// For children with a start that no caller waits for.
-    pub(crate) fn new_up(id: ActorId, name: Arc<str>, parent: Weak<dyn Parent>) -> Arc<Self> {
-        Self::with_flags(id, name, Some(parent), UP)
+    pub(crate) fn new_up(id: ActorId, kin: &Arc<Kin>) -> Arc<Self> {
+        Self::with_flags(id, Arc::clone(kin), UP)
     }
 
-    fn with_flags(id: ActorId, name: Arc<str>, parent: Option<Weak<dyn Parent>>, flags: u8) -> Arc<Self> {
-        let life = Life::Running { asked: None, begun: false, deferred: 0, watchers: None };
-        Arc::new(Self {
-            id,
-            name,
-            parent,
-            flags: AtomicU8::new(flags),
-            waker: AtomicWaker::new(),
-            life: Mutex::new(life),
-        })
+    fn with_flags(id: ActorId, kin: Arc<Kin>, flags: u16) -> Arc<Self> {
+        Arc::new(Self { id, kin, flags: AtomicU16::new(flags), waker: AtomicWaker::new(), life: Mutex::default() })
     }
 
     pub(crate) fn id(&self) -> ActorId {
         self.id
     }
 
-    pub(crate) fn name(&self) -> &Arc<str> {
-        &self.name
+    pub(crate) fn id_ref(&self) -> &ActorId {
+        &self.id
     }
 
-    pub(crate) fn flags(&self) -> u8 {
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.kin.name
+    }
+
+    pub(crate) fn flags(&self) -> u16 {
         self.flags.load(Ordering::Acquire)
     }
 
@@ -159,10 +195,7 @@ impl Cell {
 
     /// The exit reason, once the incarnation has ended.
     pub(crate) fn reason(&self) -> Option<ExitReason> {
-        match &*self.life.lock() {
-            Life::Running { .. } => None,
-            Life::Ended(reason) => Some(reason.clone()),
-        }
+        self.life.lock().ended().cloned()
     }
 
     pub(crate) fn register_waker(&self, waker: &std::task::Waker) {
@@ -173,8 +206,8 @@ impl Cell {
     pub(crate) fn stop(&self) {
         let released = {
             let mut life = self.life.lock();
-            if let Life::Running { asked, .. } = &mut *life {
-                asked.get_or_insert(ExitReason::Shutdown);
+            if let Some(rare) = life.rare() {
+                rare.asked.get_or_insert(ExitReason::Shutdown);
             }
             self.raise(&mut life, STOP | ASKED)
         };
@@ -186,10 +219,10 @@ impl Cell {
     pub(crate) fn kill(&self, reason: ExitReason) {
         let released = {
             let mut life = self.life.lock();
-            if let Life::Running { asked, .. } = &mut *life
-                && self.flags() & KILL == 0
+            if self.flags() & KILL == 0
+                && let Some(rare) = life.rare()
             {
-                *asked = Some(reason);
+                rare.asked = Some(reason);
             }
             self.raise(&mut life, KILL)
         };
@@ -199,10 +232,11 @@ impl Cell {
 
     /// Sets the reason that the running code names for its own end. A kill that came first stands.
     pub(crate) fn ask_exit(&self, reason: ExitReason) {
-        if let Life::Running { asked, .. } = &mut *self.life.lock()
-            && self.flags() & KILL == 0
+        let mut life = self.life.lock();
+        if self.flags() & KILL == 0
+            && let Some(rare) = life.rare()
         {
-            *asked = Some(reason);
+            rare.asked = Some(reason);
         }
     }
 
@@ -219,33 +253,62 @@ impl Cell {
 
     /// The requested exit reason, if any.
     pub(crate) fn take_asked(&self) -> Option<ExitReason> {
-        match &mut *self.life.lock() {
-            Life::Running { asked, .. } => asked.take(),
-            Life::Ended(_) => None,
+        self.life.lock().rare_if_any()?.asked.take()
+    }
+
+    /// Looks at the place for the mailbox of a dormant actor; `None` after the end.
+    pub(crate) fn with_letterbox<T>(&self, look: impl FnOnce(&mut Option<Letterbox>) -> T) -> Option<T> {
+        Some(look(&mut self.life.lock().rare()?.letterbox))
+    }
+
+    /// Wakes a dormant actor: its address was asked for.
+    pub(crate) fn call(&self) {
+        {
+            let _life = self.life.lock();
+            self.flags.fetch_or(CALLED, Ordering::AcqRel);
         }
+        self.waker.wake();
+    }
+
+    /// Takes the [call](Self::call).
+    pub(crate) fn take_call(&self) -> bool {
+        if self.flags() & CALLED == 0 {
+            return false;
+        }
+        let _life = self.life.lock();
+        self.flags.fetch_and(!CALLED, Ordering::AcqRel) & CALLED != 0
     }
 
     /// Notes that `started` has run. The incarnation is up unless initialisation was deferred.
     pub(crate) fn begun(&self) {
-        self.settle_init(|begun, _| *begun = true);
+        self.settle_init(|_| {
+            self.flags.fetch_or(BEGUN, Ordering::AcqRel);
+        });
     }
 
     fn defer_init(&self) {
-        if let Life::Running { deferred, .. } = &mut *self.life.lock() {
-            *deferred += 1;
+        if let Some(rare) = self.life.lock().rare() {
+            rare.deferred += 1;
         }
     }
 
     fn init_done(&self) {
-        self.settle_init(|_, deferred| *deferred = deferred.saturating_sub(1));
+        self.settle_init(|life| {
+            if let Some(rare) = life.rare_if_any() {
+                rare.deferred = rare.deferred.saturating_sub(1);
+            }
+        });
     }
 
-    fn settle_init(&self, change: impl FnOnce(&mut bool, &mut u32)) {
+    fn settle_init(&self, change: impl FnOnce(&mut Life)) {
         let released = {
             let mut life = self.life.lock();
-            let Life::Running { begun, deferred, .. } = &mut *life else { return };
-            change(begun, deferred);
-            if !*begun || *deferred > 0 || self.flags() & (UP | KILL) != 0 {
+            if life.ended().is_some() {
+                return;
+            }
+            change(&mut life);
+            let is_deferred = life.rare_if_any().is_some_and(|rare| rare.deferred > 0);
+            if is_deferred || self.flags() & BEGUN == 0 || self.flags() & (UP | KILL) != 0 {
                 return;
             }
             self.raise(&mut life, UP)
@@ -282,7 +345,7 @@ impl Cell {
     }
 
     /// Resolves when any of the flags `on` is set, or the incarnation has ended.
-    pub(crate) fn until(&self, on: u8) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn until(&self, on: u16) -> impl Future<Output = ()> + Send + use<> {
         let wait = {
             let mut life = self.life.lock();
             if self.flags() & on != 0 { None } else { self.wait_in(&mut life, on) }
@@ -298,9 +361,8 @@ impl Cell {
         self.until(ENDED)
     }
 
-    fn wait_in(&self, life: &mut Life, on: u8) -> Option<oneshot::Receiver<()>> {
-        let Life::Running { watchers, .. } = life else { return None };
-        let waiters = &mut watchers.get_or_insert_default().waiters;
+    fn wait_in(&self, life: &mut Life, on: u16) -> Option<oneshot::Receiver<()>> {
+        let waiters = &mut life.rare()?.waiters;
         // Closed waiters are removed here, so that calls which time out leave nothing behind.
         waiters.retain(|waiter| !waiter.waiting.is_closed());
         let (waiting, wait) = oneshot::channel();
@@ -309,13 +371,11 @@ impl Cell {
     }
 
     /// Sets `flag` and takes out all waiters for this flag, to be dropped once the lock is released.
-    fn raise(&self, life: &mut Life, flag: u8) -> Vec<Waiter> {
+    fn raise(&self, life: &mut Life, flag: u16) -> Vec<Waiter> {
         self.flags.fetch_or(flag, Ordering::AcqRel);
-        match life {
-            Life::Running { watchers: Some(watchers), .. } => {
-                watchers.waiters.extract_if(.., |waiter| waiter.on & flag != 0).collect()
-            }
-            Life::Running { watchers: None, .. } | Life::Ended(_) => Vec::new(),
+        match life.rare_if_any() {
+            Some(rare) => rare.waiters.extract_if(.., |waiter| waiter.on & flag != 0).collect(),
+            None => Vec::new(),
         }
     }
 
@@ -324,49 +384,53 @@ impl Cell {
     where
         F: FnOnce(Down) + Send + 'static,
     {
-        match &mut *self.life.lock() {
-            Life::Running { watchers, .. } => Ok(watchers.get_or_insert_default().monitors.add(Box::new(tell))),
-            Life::Ended(reason) => Err((tell, reason.clone())),
+        let mut life = self.life.lock();
+        if let Some(reason) = life.ended() {
+            return Err((tell, reason.clone()));
         }
+        Ok(life.rare.get_or_insert_default().monitors.add(Box::new(tell)))
     }
 
     pub(crate) fn demonitor(&self, key: u32) {
-        let removed = match &mut *self.life.lock() {
-            Life::Running { watchers: Some(watchers), .. } => watchers.monitors.remove(key),
-            Life::Running { watchers: None, .. } | Life::Ended(_) => None,
-        };
+        let removed = self.life.lock().rare_if_any().and_then(|rare| rare.monitors.remove(key));
         // Values captured by the callback are dropped without the lock: one may be another monitor of this cell.
         drop(removed);
     }
 
     /// Writes the final reason, once, and tells all watchers. Later calls do nothing and return false.
     pub(crate) fn finish(&self, reason: ExitReason) -> bool {
-        let first = match &mut *self.life.lock() {
-            Life::Ended(_) => None,
-            life @ Life::Running { .. } => {
+        let first = {
+            let mut life = self.life.lock();
+            if life.ended().is_some() {
+                None
+            } else {
                 let reason = if self.flags() & UP == 0 { reason.before_up() } else { reason };
                 self.flags.fetch_or(ENDED | KILL, Ordering::AcqRel);
-                Some((reason.clone(), std::mem::replace(life, Life::Ended(reason))))
+                let end = Box::new(Rare { ended: Some(reason.clone()), ..Rare::default() });
+                Some((reason, life.rare.replace(end)))
             }
         };
         // A waker keeps its task's runtime alive, and a cell may be kept for as long as a caller may read the reason.
         // The second call drops the waker too: an incarnation that was declared dead may have been polled since.
         drop(self.waker.take());
-        let Some((reason, Life::Running { watchers, .. })) = first else { return false };
+        let Some((reason, rare)) = first else { return false };
         // The parent first: a monitor that never returns must not keep a child from being restarted.
-        if let Some(parent) = self.parent.as_ref().and_then(Weak::upgrade) {
+        if let Some(parent) = self.kin.parent.as_ref().and_then(Weak::upgrade) {
             parent.child_ended(self, &reason);
         }
-        let Some(watchers) = watchers else { return true };
-        drop(watchers.waiters);
-        for tell in watchers.monitors.into_tells() {
+        let Some(rare) = rare else { return true };
+        let Rare { waiters, monitors, letterbox, .. } = *rare;
+        drop(waiters);
+        // Waiting messages are lost, as those in the mailbox of any actor; their drop is foreign code.
+        let _ = guarded(|| drop(letterbox));
+        for tell in monitors.into_tells() {
             self.tell(tell, reason.clone());
         }
         true
     }
 
     pub(crate) fn tell(&self, tell: impl FnOnce(Down), reason: ExitReason) {
-        let down = Down { id: self.id, name: self.name.clone(), reason };
+        let down = Down { id: self.id, name: self.kin.name.clone(), reason };
         if let Err(reason) = guarded(|| tell(down)) {
             log::error!("{self:?}: the callback of a monitor failed: {reason}");
         }
@@ -375,7 +439,7 @@ impl Cell {
 
 impl fmt::Debug for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name, self.id)
+        write!(f, "{} {}", self.kin.name, self.id)
     }
 }
 
@@ -558,7 +622,8 @@ mod tests {
 
     #[test]
     fn only_the_first_reason_counts() {
-        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<NoParent>::new());
+        let cell = Cell::new(ActorId::NONE, "a".into(), None);
+        cell.begun();
         cell.kill(ExitReason::Killed);
         cell.ask_exit(ExitReason::Normal);
         assert_eq!(cell.take_asked(), Some(ExitReason::Killed));
@@ -572,7 +637,8 @@ mod tests {
         impl std::task::Wake for Task {
             fn wake(self: Arc<Self>) {}
         }
-        let cell = Cell::new_up(ActorId::NONE, "a".into(), Weak::<NoParent>::new());
+        let cell = Cell::new(ActorId::NONE, "a".into(), None);
+        cell.begun();
         let task = Arc::new(Task);
         for first in [true, false] {
             cell.register_waker(&task.clone().into());
@@ -581,9 +647,8 @@ mod tests {
         }
     }
 
-    struct NoParent;
-
-    impl Parent for NoParent {
-        fn child_ended(&self, _: &Cell, _: &ExitReason) {}
+    #[test]
+    fn the_cell_of_a_child_without_watchers_takes_64_bytes() {
+        assert_eq!(size_of::<Cell>(), 64);
     }
 }

@@ -169,6 +169,12 @@ impl Place {
         self.beat.pauses.load(Ordering::Relaxed)
     }
 
+    /// Whether the thread waits for events, with no task to run. By the time the answer is read, the thread may have
+    /// begun to work. Counted for threads of an [`Arbiter`] only; true for any other thread.
+    pub fn is_paused(&self) -> bool {
+        self.beat.awake_since.load(Ordering::Relaxed) == Beat::PAUSED
+    }
+
     /// How long the thread has worked since its start, the work under way included, as opposed to waiting for events.
     /// Counted for threads of an [`Arbiter`] only. Two readings tell how busy the thread has been in between:
     ///
@@ -392,11 +398,17 @@ impl Beat {
         })
     }
 
-    pub(crate) fn enter(&self, id: ActorId) -> Busy<'_> {
-        let outer = self.actor.load(Ordering::Relaxed);
-        self.actor.store(id.to_bits(), Ordering::Relaxed);
-        self.polls.store(self.polls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        Busy { beat: self, outer }
+    /// Marks this thread as busy with an actor until the guard is dropped.
+    pub(crate) fn enter(id: ActorId) -> Busy {
+        let enter = |beat: &Self| {
+            let outer = beat.actor.load(Ordering::Relaxed);
+            beat.actor.store(id.to_bits(), Ordering::Relaxed);
+            beat.polls.store(beat.polls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            Busy { outer }
+        };
+        // Borrowed, not cloned: two changes of a shared count would be a good part of a short poll.
+        let known = BEAT.try_with(|beat| beat.borrow().as_deref().map(enter)).ok().flatten();
+        known.unwrap_or_else(|| enter(&Self::here()))
     }
 
     /// The number of the current poll and its actor, unless the thread runs no actor.
@@ -411,20 +423,25 @@ impl Beat {
         }
     }
 
-    pub(crate) fn is_down(&self) -> bool {
-        self.down.load(Ordering::Relaxed)
+    /// Whether the arbiter of this thread has stopped.
+    pub(crate) fn is_down_here() -> bool {
+        Self::current().is_some_and(|beat| beat.down.load(Ordering::Relaxed))
     }
 }
 
 /// Marks the thread as busy with an actor until dropped.
-pub(crate) struct Busy<'a> {
-    beat: &'a Beat,
+pub(crate) struct Busy {
     outer: u64,
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.beat.actor.store(self.outer, Ordering::Relaxed);
+        // A thread that is ending is watched no longer.
+        let _ = BEAT.try_with(|beat| {
+            if let Some(beat) = &*beat.borrow() {
+                beat.actor.store(self.outer, Ordering::Relaxed);
+            }
+        });
     }
 }
 

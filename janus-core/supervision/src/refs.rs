@@ -14,8 +14,9 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::cell::{Cell, KILL, Monitor, UP};
-use crate::exit::{ActorId, Down, ExitReason};
+use crate::cell::{self, Cell, KILL, Monitor, UP};
+use crate::exit::{ActorId, Down, ExitReason, guarded};
+use crate::place::Beat;
 
 /// How long [`ActorRef::call`] waits: as long as a `gen_server` call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -179,6 +180,43 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
             // An actor that was declared dead keeps its mailbox until its thread returns.
             in_time.unwrap_or_else(|_| Err(cell.reason().map_or(CallError::Timeout, CallError::Died)))
         }
+    }
+
+    /// Runs `work` on this thread as a part of the actor's own work, for a thread that does something in the actor's place.
+    /// Meanwhile a watchdog takes the actor for busy on this thread, and [`current`](crate::current) is the actor. A
+    /// panic ends the actor with the reason of the panic, as in a handler; the actor's supervisor then decides about a
+    /// restart.
+    ///
+    /// The actor may handle messages on its own thread at the same time, and may even end; `work` goes on then, and a
+    /// panic does no harm to the successor. State that several of them change needs a lock.
+    ///
+    /// ```
+    /// # use actix::prelude::*;
+    /// use janus_supervision::{ActorRef, NotRunning};
+    ///
+    /// # struct Printer;
+    /// # impl Actor for Printer {
+    /// #     type Context = Context<Self>;
+    /// # }
+    /// let printer = ActorRef::<Printer>::new("printer");
+    /// assert_eq!(printer.on_behalf(|| "printed"), Err(NotRunning));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`NotRunning`] if no actor is up, in which case `work` does not run, and if `work` has panicked.
+    pub fn on_behalf<T>(&self, work: impl FnOnce() -> T) -> Result<T, NotRunning> {
+        let cell = self.slot.instance.load().as_ref().map(|instance| instance.cell.clone());
+        let cell = cell.filter(|cell| cell.is_up() && cell.flags() & KILL == 0).ok_or(NotRunning)?;
+        let done = {
+            let _busy = Beat::enter(cell.id());
+            let _current = cell::enter(&cell);
+            guarded(work)
+        };
+        done.map_err(|reason| {
+            cell.kill(reason);
+            NotRunning
+        })
     }
 
     /// Calls `tell` once, after the end of the current incarnation and after the `Drop` of the actor.

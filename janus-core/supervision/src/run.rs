@@ -40,14 +40,13 @@ pub(crate) struct Incarnation<B: Body> {
     // `None` once the incarnation has ended.
     body: Option<B>,
     cell: Arc<Cell>,
-    beat: Arc<Beat>,
 }
 
 impl<B: Body> Incarnation<B> {
     /// An incarnation to be spawned on the current thread. If the future is dropped instead, the incarnation counts as
     /// killed.
     pub(crate) fn new(body: B, cell: Arc<Cell>) -> Self {
-        Self { body: Some(body), cell, beat: Beat::here() }
+        Self { body: Some(body), cell }
     }
 
     fn finish(&mut self, mut reason: ExitReason, orderly: bool) {
@@ -83,15 +82,17 @@ impl<B: Body> Future for Incarnation<B> {
         let Some(body) = &mut this.body else { return Poll::Ready(()) };
 
         let polled = {
-            let _busy = this.beat.enter(this.cell.id());
+            let _busy = Beat::enter(this.cell.id());
             let _current = cell::enter(&this.cell);
             let cell = &this.cell;
             guarded(|| {
-                // The mailbox first: messages from before a stop are handled before the stop.
+                // Messages from before a stop are handled before the stop. So only a stop is passed on that came before
+                // the look at the mailbox; a later stop wakes this task again.
+                let is_asked = cell.flags() & STOP != 0;
                 if let Poll::Ready(reason) = body.poll(cell, cx) {
                     return Poll::Ready(reason);
                 }
-                if cell.flags() & (STOP | KILL) == STOP && cell.take_stop() {
+                if is_asked && cell.flags() & KILL == 0 && cell.take_stop() {
                     return body.stop(cell, cx);
                 }
                 Poll::Pending
@@ -126,7 +127,7 @@ impl<B: Body> Drop for Incarnation<B> {
     fn drop(&mut self) {
         let reason = match self.cell.take_asked() {
             Some(asked) if self.cell.flags() & KILL != 0 => asked,
-            _ if self.beat.is_down() => ExitReason::ArbiterDown,
+            _ if Beat::is_down_here() => ExitReason::ArbiterDown,
             _ => ExitReason::Killed,
         };
         self.finish(reason, false);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use actix::fut::wrap_future;
+use actix::prelude::*;
 use janus_supervision::{
     ActorRef, ChildSpec, ExitReason, Restart, Shutdown, State, Strategy, Supervisor, SupervisorRef,
 };
@@ -42,6 +44,48 @@ fn an_actor_that_does_not_stop_in_time_is_killed() {
         assert_eq!(reason, ExitReason::Killed);
         assert_eq!(before.elapsed().as_secs(), 3);
         assert_eq!(log.take(), "start:a");
+    });
+}
+
+/// Sends a message to itself and is asked to stop, between the look at its mailbox and the look at the stop.
+struct Late(ActorRef<Self>, Log);
+
+impl Actor for Late {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        let itself = self.0.clone();
+        ctx.spawn(wrap_future(async move {
+            itself.cast(Echo(1)).unwrap();
+            itself.stop();
+        }));
+    }
+
+    fn stopping(&mut self, _: &mut Context<Self>) -> Running {
+        self.1.say("stopping");
+        Running::Stop
+    }
+}
+
+impl Handler<Echo> for Late {
+    type Result = u32;
+
+    fn handle(&mut self, Echo(number): Echo, _: &mut Context<Self>) -> u32 {
+        self.1.say("message");
+        number
+    }
+}
+
+#[test]
+fn a_message_from_just_before_a_stop_is_handled_before_the_stop() {
+    virtual_time(async |here| {
+        let (log, actor) = (Log::default(), ActorRef::new("late"));
+        let (itself, late_log) = (actor.clone(), log.clone());
+        let spec = ChildSpec::actor(&actor, move |_| Ok(Late(itself.clone(), late_log.clone())));
+        let tree = one_for_one().child(spec.restart(Restart::Temporary)).start(&here).await.unwrap();
+        settle().await;
+        assert_eq!((log.take(), actor.is_running()), ("message stopping".to_owned(), false));
+        tree.stop().await;
     });
 }
 

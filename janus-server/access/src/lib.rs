@@ -16,6 +16,8 @@
 //! ask a backend over HTTP. [`Webhooks`] wrap any hooks, and tell a backend of clients and topics. All are made from
 //! [`AccessSettings`], which `janus-server` reads from its configuration, and a program that embeds Janus fills in.
 
+#![forbid(unsafe_code)]
+
 // First, because macros are known from their declaration on.
 #[macro_use]
 mod figures;

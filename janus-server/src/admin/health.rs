@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use janus_access::tokens::Tokens;
-use janus_core::Janus;
+use janus_core::{EngineLink, Janus};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -40,12 +40,39 @@ pub(crate) struct Health {
     has_drained: AtomicBool,
 }
 
-/// A reason why a server is not ready, or `None`.
-type Check = fn(&Health) -> Option<String>;
+/// What a check of readiness has found, or `None`.
+type Check = fn(&Health) -> Option<Finding>;
+
+/// A finding with its reason, for the operator.
+enum Finding {
+    /// The server is not ready.
+    Failed(String),
+    /// The server is ready, and a part of it does not work.
+    Degraded(String),
+}
+
+impl Finding {
+    fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
+    fn into_reason(self) -> String {
+        match self {
+            Self::Failed(reason) => reason,
+            Self::Degraded(reason) => format!("degraded: {reason}"),
+        }
+    }
+}
 
 /// Every check of readiness. A new check is a row.
-const CHECKS: &[(&str, Check)] =
-    &[("draining", draining), ("arbiter", arbiter), ("memory", memory), ("connections", connections), ("keys", keys)];
+const CHECKS: &[(&str, Check)] = &[
+    ("draining", draining),
+    ("arbiter", arbiter),
+    ("engine", engine),
+    ("memory", memory),
+    ("connections", connections),
+    ("keys", keys),
+];
 
 /// The answer to a question about health.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -57,7 +84,7 @@ pub(crate) enum Answer {
     Ready { ready: bool, checks: Reasons },
 }
 
-/// The checks that fail, with their reasons.
+/// The checks that fail or find something degraded, with their reasons.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reasons(Vec<(&'static str, String)>);
 
@@ -110,14 +137,15 @@ impl Health {
 
     /// Whether the server is ready.
     pub(crate) fn ready(&self) -> Answer {
-        let failing = CHECKS.iter().filter_map(|(name, check)| Some((*name, check(self)?)));
-        let checks: Vec<_> = failing.collect();
-        Answer::Ready { ready: checks.is_empty(), checks: Reasons(checks) }
+        let found: Vec<_> = CHECKS.iter().filter_map(|(name, check)| Some((*name, check(self)?))).collect();
+        let ready = !found.iter().any(|(_, finding)| finding.is_failure());
+        let reasons = found.into_iter().map(|(name, finding)| (name, finding.into_reason()));
+        Answer::Ready { ready, checks: Reasons(reasons.collect()) }
     }
 
     /// Every check of readiness, and whether the server passes.
     pub(crate) fn checks(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        CHECKS.iter().map(|(name, check)| (*name, check(self).is_none()))
+        CHECKS.iter().map(|(name, check)| (*name, !check(self).is_some_and(|finding| finding.is_failure())))
     }
 
     /// A reason if the actors have shown no sign of life for this long.
@@ -128,35 +156,56 @@ impl Health {
     }
 }
 
-fn draining(health: &Health) -> Option<String> {
+fn draining(health: &Health) -> Option<Finding> {
     let stopped = health.stopped.get()?;
-    Some(format!("the server was told to stop {} s ago", stopped.elapsed().as_secs()))
+    Some(Finding::Failed(format!("the server was told to stop {} s ago", stopped.elapsed().as_secs())))
 }
 
-fn arbiter(health: &Health) -> Option<String> {
-    health.silence(READY_SILENCE)
+fn arbiter(health: &Health) -> Option<Finding> {
+    health.silence(READY_SILENCE).map(Finding::Failed)
 }
 
-fn memory(health: &Health) -> Option<String> {
+fn memory(health: &Health) -> Option<Finding> {
     let stats = health.janus.stats();
     let (used, budget) = (stats.memory_used as u64, stats.memory_budget as u64);
     (budget > 0 && used >= budget / 100 * REFUSING).then(|| {
-        format!(
+        Finding::Failed(format!(
             "{} % of memory_budget_bytes is used, and new clients are refused from {REFUSING} %",
             used / (budget / 100)
-        )
+        ))
     })
 }
 
-fn connections(health: &Health) -> Option<String> {
-    (!health.janus.has_place()).then(|| "all places of max_connections are taken".to_owned())
+fn connections(health: &Health) -> Option<Finding> {
+    (!health.janus.has_place()).then(|| Finding::Failed("all places of max_connections are taken".to_owned()))
 }
 
-fn keys(health: &Health) -> Option<String> {
+fn engine(health: &Health) -> Option<Finding> {
+    look_at_links(&health.janus.cluster()?.links, health.janus.config().engine_grace)
+}
+
+/// A link that is down for a moment is no reason to send clients elsewhere. Before the first link, no topic of the server
+/// is known. With several servers, the node serves the topics of those with a link: every node is without the same server,
+/// and a load balancer that left out all of them would help no client.
+fn look_at_links(links: &[EngineLink], grace: Duration) -> Option<Finding> {
+    let down: Vec<_> = links.iter().filter(|link| !link.is_up && (!link.has_been_up || link.lasted >= grace)).collect();
+    let first = down.first()?;
+    let reason = first.last_error.as_ref().map_or_else(|| "not connected yet".to_owned(), ToString::to_string);
+    let reason = format!("the engine {} has not been reached for {} s: {reason}", first.server, first.lasted.as_secs());
+    Some(match (down.len(), links.len()) {
+        (_, 1) => Finding::Failed(reason),
+        (down, all) if down == all => Finding::Failed(format!("no link to any of {all} servers; {reason}")),
+        (down, all) => Finding::Degraded(format!("no link to {down} of {all} servers; {reason}")),
+    })
+}
+
+fn keys(health: &Health) -> Option<Finding> {
     let tokens = health.tokens.as_ref().filter(|tokens| tokens.is_in_use())?;
     (!tokens.is_ready()).then(|| {
-        "no key for tokens yet, and no client with a token can be served; the log says why token_keys or token_jwks_url \
-         gives none"
-            .to_owned()
+        Finding::Failed(
+            "no key for tokens yet, and no client with a token can be served; the log says why token_keys or \
+             token_jwks_url gives none"
+                .to_owned(),
+        )
     })
 }

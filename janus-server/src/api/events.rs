@@ -38,6 +38,8 @@ pub(super) struct Shown {
 #[derive(Debug, Default)]
 struct Views {
     by_text: HashMap<String, Weak<Showing>>,
+    /// Views so far.
+    begun: u64,
     is_running: bool,
 }
 
@@ -47,6 +49,8 @@ struct Showing {
     /// As the client has asked for it.
     text: String,
     view: View,
+    /// Rises with each view: views are answered in the order in which they were asked for.
+    number: u64,
     /// The latest event, with a number that differs from those of earlier events; 0 for none.
     latest: Mutex<(u64, Bytes)>,
 }
@@ -73,8 +77,9 @@ impl Shown {
         if let Some(showing) = views.by_text.get(text).and_then(Weak::upgrade) {
             return showing;
         }
-        let (text, latest) = (text.to_owned(), Mutex::new((0, Bytes::new())));
-        let showing = Arc::new(Showing { text: text.clone(), view: view.clone(), latest });
+        views.begun += 1;
+        let (text, latest, number) = (text.to_owned(), Mutex::new((0, Bytes::new())), views.begun);
+        let showing = Arc::new(Showing { text: text.clone(), view: view.clone(), number, latest });
         views.by_text.insert(text, Arc::downgrade(&showing));
         self.is_new.notify_one();
         if !views.is_running {
@@ -113,7 +118,7 @@ impl Shown {
         views.by_text.retain(|_, showing| showing.strong_count() > 0);
         let mut showing: Vec<_> = views.by_text.values().filter_map(Weak::upgrade).collect();
         // The figures take no time, and need not wait for a walk through a million topics.
-        showing.sort_by_key(|showing| !matches!(showing.view, View::Stats(_)));
+        showing.sort_by_key(|showing| (!matches!(showing.view, View::Stats(_)), showing.number));
         views.is_running = !showing.is_empty();
         views.is_running.then_some(showing)
     }

@@ -10,7 +10,6 @@ use janus_core::wire::{HttpError, TopicName};
 use janus_core::{ConnectionInfo, ConnectionOrder, ConnectionQuery, Janus, PeerFilter, TopicInfo};
 use serde::Serialize;
 
-use super::inspecting::millis;
 use super::query::Query;
 use super::routes::{DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_LIMIT, bad_request, digits, to_json};
 use crate::live::Known;
@@ -205,11 +204,7 @@ impl ConnectionsView {
         found.connections.truncate(self.limit);
         let next = found.connections.last().filter(|_| more).map(|connection| connection.connection.to_string());
         let total = (!self.by_number).then_some(found.total);
-        to_json(&ConnectionsJson {
-            connections: found.connections.iter().map(ConnectionJson::of).collect(),
-            next,
-            total,
-        })
+        to_json(&ConnectionsJson { connections: &found.connections, next, total })
     }
 }
 
@@ -246,36 +241,9 @@ impl<'a> TopicJson<'a> {
 
 #[derive(Debug, Serialize)]
 struct ConnectionsJson<'a> {
-    connections: Vec<ConnectionJson<'a>>,
+    connections: &'a [ConnectionInfo],
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<usize>,
-}
-
-#[derive(Debug, Serialize)]
-struct ConnectionJson<'a> {
-    connection: u64,
-    peer: String,
-    transport: &'static str,
-    user: &'a str,
-    topics: usize,
-    queued_frames: usize,
-    queued_bytes: usize,
-    lagging_for_ms: u64,
-}
-
-impl<'a> ConnectionJson<'a> {
-    fn of(connection: &'a ConnectionInfo) -> Self {
-        Self {
-            connection: connection.connection,
-            peer: connection.peer.to_string(),
-            transport: connection.transport,
-            user: &connection.user,
-            topics: connection.topics.len(),
-            queued_frames: connection.queued_frames,
-            queued_bytes: connection.queued_bytes,
-            lagging_for_ms: millis(connection.lagging_for),
-        }
-    }
 }

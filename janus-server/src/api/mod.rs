@@ -339,7 +339,7 @@ impl Api {
                 let kept = self.streams.keep(&self.access, head_of(&request), is_local);
                 let begun = match endpoint {
                     Endpoint::Events => self.events(&request, kept),
-                    _ => self.subscribe(&request, kept),
+                    _ => self.subscribe(&request, kept).await,
                 };
                 match begun {
                     Ok((answer, stream)) => {

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
 use janus_core::wire::{ErrorCode, HttpError};
-use janus_core::{Epoch, Janus, Message, PublishError, Receipt};
+use janus_core::{Janus, Message, PublishError, Receipt};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
@@ -37,7 +37,7 @@ impl Api {
             Err(error) => Err(error),
         };
         let receipt = receipt.map_err(|error| publish_error(&error))?;
-        Ok(json(&ReceiptJson::from(receipt)))
+        Ok(json(&receipt))
     }
 
     pub(super) async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -84,7 +84,7 @@ pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[S
                 Err(error) => Err(error),
             };
             results.push(match result {
-                Ok(receipt) => Outcome::Published { topic, receipt: receipt.into() },
+                Ok(receipt) => Outcome::Published { topic, receipt },
                 Err(error) => {
                     let HttpError { code, message, .. } = publish_error(&error);
                     Outcome::Refused { topic, error: ErrorJson { code, message } }
@@ -131,19 +131,6 @@ pub(super) struct Broadcast {
 }
 
 #[derive(Debug, Serialize)]
-struct ReceiptJson {
-    epoch: Epoch,
-    seq: u64,
-    subscribers: usize,
-}
-
-impl From<Receipt> for ReceiptJson {
-    fn from(receipt: Receipt) -> Self {
-        Self { epoch: receipt.epoch, seq: receipt.seq, subscribers: receipt.subscribers }
-    }
-}
-
-#[derive(Debug, Serialize)]
 struct Results<'a> {
     results: Vec<Outcome<'a>>,
 }
@@ -154,7 +141,7 @@ enum Outcome<'a> {
     Published {
         topic: &'a str,
         #[serde(flatten)]
-        receipt: ReceiptJson,
+        receipt: Receipt,
     },
     Refused {
         topic: &'a str,

@@ -7,7 +7,7 @@ use hyper::Response;
 use hyper::body::Bytes;
 use janus_core::hooks::{Revocation, RevokeError};
 use janus_core::wire::HttpError;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::Api;
 use super::routes::{Whole, bad_request, json};
@@ -21,13 +21,8 @@ pub(super) struct Revoke {
     until: Whole,
 }
 
-#[derive(Debug, Serialize)]
-struct Revoked {
-    closed: usize,
-}
-
 impl Api {
-    pub(super) fn revoke(&self, request: &Revoke) -> Result<Response<Full<Bytes>>, HttpError> {
+    pub(super) async fn revoke(&self, request: &Revoke) -> Result<Response<Full<Bytes>>, HttpError> {
         let revocation = match (&request.user, &request.jti) {
             (Some(user), None) => Revocation::user(user),
             (None, Some(id)) => Revocation::token(id),
@@ -35,10 +30,10 @@ impl Api {
         };
         let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(request.until.0));
         let until = until.ok_or_else(|| bad_request("until: expected seconds since 1970"))?;
-        let closed = self.janus.revoke(revocation, until).map_err(|error| match error {
+        let everywhere = self.janus.revoke_everywhere(revocation, until).await.map_err(|error| match error {
             RevokeError::TooMany { .. } => HttpError::new(503, "too_many_revocations", error.to_string()),
             other => bad_request(other.to_string()),
         })?;
-        Ok(json(&Revoked { closed }))
+        Ok(json(&self.closed(everywhere)))
     }
 }

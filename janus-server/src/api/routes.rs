@@ -10,10 +10,9 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes};
 use hyper::{Method, Request, Response, Version, header};
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
-use janus_core::{Delivery, Epoch, HistoryError, Position};
+use janus_core::{Delivery, Epoch, Everywhere, HistoryError, NodeInfo, Position};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::{Api, Incoming, Port, View, refusal, response, traceparent, with_type};
@@ -60,6 +59,7 @@ pub(super) enum Endpoint {
     Stats,
     Tree,
     Slow,
+    Nodes,
     Events,
     Subscribe,
 }
@@ -87,6 +87,7 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/stats", Method::GET, Served::Admin, Endpoint::Stats),
     ("/api/tree", Method::GET, Served::Admin, Endpoint::Tree),
     ("/api/slow", Method::GET, Served::Admin, Endpoint::Slow),
+    ("/api/nodes", Method::GET, Served::Admin, Endpoint::Nodes),
     ("/api/events", Method::GET, Served::Admin, Endpoint::Events),
     ("/api/subscribe", Method::GET, Served::Admin, Endpoint::Subscribe),
     ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
@@ -216,7 +217,7 @@ impl Api {
                 self.publish(self.body(request).await?, traceparent.as_deref()).await
             }
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
-            Endpoint::History => self.history(&self.body(request).await?),
+            Endpoint::History => self.history(&self.body(request).await?).await,
             Endpoint::Topics | Endpoint::Connections | Endpoint::Stats | Endpoint::Tree | Endpoint::Slow => {
                 let route = request.uri().path().trim_start_matches("/api/");
                 let view = View::of(route, request.uri().query().unwrap_or_default())?;
@@ -224,8 +225,9 @@ impl Api {
                 drop(request);
                 self.look(view).await
             }
-            Endpoint::Disconnect => self.disconnect(&self.body(request).await?),
-            Endpoint::Revoke => self.revoke(&self.body(request).await?),
+            Endpoint::Nodes => no_query(&request).map(|()| json(&Nodes { nodes: self.janus.nodes() })),
+            Endpoint::Disconnect => self.disconnect(&self.body(request).await?).await,
+            Endpoint::Revoke => self.revoke(&self.body(request).await?).await,
             Endpoint::Levels => no_query(&request).map(|()| self.levels()),
             Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
             Endpoint::ResetLevels => self.reset_levels(&request),
@@ -259,47 +261,58 @@ impl Api {
         }
     }
 
-    fn history(&self, request: &History) -> Result<Response<Full<Bytes>>, HttpError> {
+    async fn history(&self, request: &History) -> Result<Response<Full<Bytes>>, HttpError> {
         self.check_topic(&request.topic)?;
         let limit = limit(request.limit.as_ref().map(|limit| limit.0))?;
         let since = request.since.as_ref().map(|since| Position { epoch: since.epoch, seq: since.seq.0 });
-        let history = self.janus.history(&request.topic, since, limit).map_err(|error| match error {
+        let mut history = self.janus.history(&request.topic, since, limit).await.map_err(|error| match &error {
             HistoryError::NotKept => {
                 let message = "no history is kept for this topic; the server's operator can set history = true, in \
                                [namespace.NAME] for topics NAME:…, or at the top level for topics without a namespace";
                 HttpError::new(404, "no_history", message)
             }
+            HistoryError::EngineUnavailable => unavailable(ErrorCode::EngineUnavailable, &error),
+            HistoryError::TooManyTopics => unavailable(ErrorCode::TooManyTopicsOnServer, &error),
             other => bad_request(other.to_string()),
         })?;
-        let mut part = &history.messages[..];
-        let (mut position, mut more) = (history.position, history.more);
+        let messages = &mut history.messages;
         if since.is_none() {
-            part = &part[part.len() - fitting(part.iter().rev())..];
-        } else if let Some(last) = fitting(part.iter()).checked_sub(1)
-            && last + 1 < part.len()
+            messages.drain(..messages.len() - fitting(messages.iter().rev()));
+        } else if let Some(last) = fitting(messages.iter()).checked_sub(1)
+            && last + 1 < messages.len()
         {
-            part = &part[..=last];
-            (position, more) = (part[last].position, true);
+            messages.truncate(last + 1);
+            (history.position, history.more) = (messages[last].position, true);
         }
-        self.check_room(part.iter().map(text_bytes).sum())?;
-        self.large(to_json(&HistoryJson {
-            topic: &request.topic,
-            epoch: position.epoch,
-            seq: position.seq,
-            complete: history.complete,
-            more,
-            messages: part.iter().map(MessageJson::of).collect::<Result<_, _>>()?,
-        }))
+        self.check_room(history.messages.iter().map(text_bytes).sum())?;
+        // Publishing has checked the messages; a fault of ours must not end the process.
+        let answer = serde_json::to_vec(&HistoryJson { topic: &request.topic, history: &history });
+        self.large(answer.map_err(|error| HttpError::new(500, ErrorCode::Internal.as_str(), error.to_string()))?)
     }
 
-    fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
-        let connection = request.connection.0;
+    async fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
+        let connection = match (&request.connection, &request.user) {
+            (Some(connection), None) => connection.0,
+            (None, Some(user)) if !user.is_empty() => {
+                let everywhere = self.janus.disconnect_user_everywhere(user, request.reconnect).await;
+                let closed = everywhere.closed;
+                log::info!(user, closed; "closed the connections of user {user:?} at the request of an operator: {closed}");
+                return Ok(json(&self.closed(everywhere)));
+            }
+            _ => return Err(bad_request("the body: expected either connection or user, and reconnect")),
+        };
         if self.janus.disconnect(connection, request.reconnect) {
             log::info!(connection; "closing connection {connection} at the request of an operator");
             return Ok(json(&Disconnected { connection }));
         }
         let message = "no such connection (it may have closed); GET /api/connections lists the open connections";
         Err(HttpError::new(404, "unknown_connection", message))
+    }
+
+    /// What has become of a request to all nodes. Without an engine there are no other nodes to be told of.
+    pub(super) fn closed(&self, Everywhere { closed, nodes, answered, .. }: Everywhere) -> Closed {
+        let is_node = self.janus.cluster().is_some();
+        Closed { closed, nodes: is_node.then_some(nodes), answered: is_node.then_some(answered) }
     }
 
     /// Reads the body as JSON of this type.
@@ -422,6 +435,11 @@ pub(super) fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
+/// For a request that may succeed later.
+fn unavailable(code: ErrorCode, error: &dyn Error) -> HttpError {
+    HttpError::new(code.http_status(), code.as_str(), error.to_string())
+}
+
 pub(super) fn bad_request(message: impl Into<String>) -> HttpError {
     HttpError::new(400, ErrorCode::BadRequest.as_str(), message)
 }
@@ -443,14 +461,14 @@ pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
 struct History {
     topic: String,
     #[serde(default)]
-    since: Option<Since>,
+    since: Option<SinceJson>,
     #[serde(default)]
     limit: Option<Whole>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Since {
+struct SinceJson {
     epoch: Epoch,
     seq: Whole,
 }
@@ -476,7 +494,10 @@ impl<'de> Deserialize<'de> for Whole {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Disconnect {
-    connection: Whole,
+    #[serde(default)]
+    connection: Option<Whole>,
+    #[serde(default)]
+    user: Option<String>,
     /// Whether the client is told that it may reconnect.
     reconnect: bool,
 }
@@ -484,42 +505,22 @@ struct Disconnect {
 #[derive(Debug, Serialize)]
 struct HistoryJson<'a> {
     topic: &'a str,
-    epoch: Epoch,
-    seq: u64,
-    complete: bool,
-    more: bool,
-    messages: Vec<MessageJson<'a>>,
+    #[serde(flatten)]
+    history: &'a janus_core::History,
 }
 
 #[derive(Debug, Serialize)]
-struct MessageJson<'a> {
-    seq: u64,
-    time: u64,
-    event: &'a RawValue,
-    message_id: &'a RawValue,
-    data: &'a RawValue,
+pub(super) struct Closed {
+    closed: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answered: Option<usize>,
 }
 
-impl<'a> MessageJson<'a> {
-    fn of(message: &'a Delivery) -> Result<Self, HttpError> {
-        let raw = |text: &'a str| {
-            // Publishing has checked the text; a fault of ours must not end the process.
-            serde_json::from_str(text).map_err(|error| {
-                HttpError::new(
-                    500,
-                    ErrorCode::Internal.as_str(),
-                    format!("a stored message is not valid JSON: {error}"),
-                )
-            })
-        };
-        Ok(Self {
-            seq: message.seq(),
-            time: message.timestamp.unix_millis(),
-            event: raw(message.event())?,
-            message_id: raw(message.message_id())?,
-            data: raw(message.data())?,
-        })
-    }
+#[derive(Debug, Serialize)]
+struct Nodes {
+    nodes: Vec<NodeInfo>,
 }
 
 #[derive(Debug, Serialize)]

@@ -46,23 +46,42 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Api {
     /// Begins a stream of messages, and puts the place of the stream into `place`.
-    pub(super) fn subscribe(
-        &self,
+    pub(super) fn subscribe<'a>(
+        &'a self,
         request: &Request<Incoming>,
         kept: Kept,
-    ) -> Result<(Response<Lines>, Option<OwnedSemaphorePermit>), HttpError> {
-        let names = self.topics_of(request.uri().query().unwrap_or_default())?;
-        let (sender, response) = streams::response(EVENTS_UNDER_WAY);
-        if request.method() == Method::HEAD {
-            return Ok((response, None));
+    ) -> impl Future<Output = Result<(Response<Lines>, Option<OwnedSemaphorePermit>), HttpError>> + use<'a> {
+        let names = self.topics_of(request.uri().query().unwrap_or_default());
+        let is_head = request.method() == Method::HEAD;
+        // Without the request, whose body must not be shared with other threads.
+        async move {
+            let names = names?;
+            let (sender, response) = streams::response(EVENTS_UNDER_WAY);
+            if is_head {
+                return Ok((response, None));
+            }
+            let place = self.streams.take()?;
+            let subscribers = self.subscribers(&names).await.map_err(|error| refused(&error))?;
+            tokio::spawn(pump(subscribers, kept, sender));
+            Ok((response, Some(place)))
         }
-        let place = self.streams.take()?;
+    }
+
+    /// Subscribes to these topics. In a cluster the engine has to say first where the topics are.
+    async fn subscribers(&self, names: &[String]) -> Result<Subscribers, SubscribeError> {
         let options = SubscribeOptions::default().slow_consumer(SlowConsumer::DropOldest);
         let options = options.max_queue_frames(QUEUE_FRAMES).max_queue_bytes(QUEUE_BYTES);
         let subscribers = names.iter().map(|name| self.janus.subscribe_with(name, options)).collect::<Result<_, _>>();
-        let subscribers = Subscribers(subscribers.map_err(|error| refused(&error))?);
-        tokio::spawn(pump(subscribers, kept, sender));
-        Ok((response, Some(place)))
+        let mut subscribers = Subscribers(subscribers?);
+        let all_ready = async {
+            for subscriber in &mut subscribers.0 {
+                subscriber.ready().await?;
+            }
+            Ok(())
+        };
+        let ready = tokio::time::timeout(self.janus.config().engine_timeout, all_ready).await;
+        ready.unwrap_or(Err(SubscribeError::EngineUnavailable))?;
+        Ok(subscribers)
     }
 
     /// The topics of a query.
@@ -93,6 +112,7 @@ fn refused(error: &SubscribeError) -> HttpError {
         SubscribeError::Invalid(_) => ErrorCode::BadTopic,
         SubscribeError::TopicUnavailable => ErrorCode::TopicUnavailable,
         SubscribeError::TooManyTopics => ErrorCode::TooManyTopicsOnServer,
+        SubscribeError::EngineUnavailable => ErrorCode::EngineUnavailable,
         // The enum may have further variants in a later version.
         _ => ErrorCode::ServerDraining,
     };

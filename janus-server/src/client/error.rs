@@ -66,6 +66,10 @@ pub(crate) enum ClientError {
     },
     #[error("--since is a position in one topic: subscribe to one topic")]
     SinceOfSeveral,
+    #[error("an idempotency key belongs to one message: with lines of the input, --retry makes a key for each")]
+    KeyOfSeveral,
+    #[error("the classic protocol has no idempotency keys: name the server by --server http://HOST:PORT")]
+    NoKeys,
     #[error("{failed} of {all} connections could not be closed")]
     NotAllClosed { failed: usize, all: usize },
     #[error("line {line} of the input failed")]
@@ -133,6 +137,8 @@ impl ClientError {
             | Self::Settings(_)
             | Self::WrongPort(_)
             | Self::SinceOfSeveral
+            | Self::KeyOfSeveral
+            | Self::NoKeys
             | Self::NotJson(_)
             | Self::NotUtf8
             | Self::LineTooLong => true,

@@ -15,10 +15,16 @@ pub(crate) fn run(command: &Health) -> Result<(), ClientError> {
     let answer = http.ask(&Method::GET, path, None)?;
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match answer.status {
+        200 if body[word] == true && has_checks(&body) => print(&format!("{word}\n{}\n", visible(&reasons(&body)))),
         200 if body[word] == true => print(&format!("{word}\n")),
         503 if body[word] == false => Err(ClientError::Unhealthy(format!("not {word}: {}", visible(&reasons(&body))))),
         _ => Err(http.refusal(&answer)),
     }
+}
+
+/// Whether a part of a server that is ready does not work.
+fn has_checks(body: &Value) -> bool {
+    body["checks"].as_object().is_some_and(|checks| !checks.is_empty())
 }
 
 /// The reasons in the body of an answer, in words.

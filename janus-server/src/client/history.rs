@@ -92,8 +92,25 @@ impl Message {
 
     fn row(&self) -> Vec<String> {
         let text = |json: &RawValue| serde_json::from_str(json.get()).unwrap_or_else(|_| json.get().to_owned());
+        // Always three digits: a time with fewer would be narrower than the times above and below.
         let time =
-            Timestamp::from_millisecond(self.time).map_or_else(|_| self.time.to_string(), |time| time.to_string());
+            Timestamp::from_millisecond(self.time).map_or_else(|_| self.time.to_string(), |time| format!("{time:.3}"));
         vec![self.seq.to_string(), time, text(&self.event), text(&self.message_id), self.data.get().to_owned()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_equally_wide_whatever_their_digits() {
+        let row = |time: i64| {
+            let message = json!({"seq": 1, "time": time, "event": "e", "message_id": "1", "data": {}}).to_string();
+            serde_json::from_str::<Message>(&message).unwrap().row()[1].clone()
+        };
+        assert_eq!(row(1_700_000_000_345), "2023-11-14T22:13:20.345Z");
+        assert_eq!(row(1_700_000_000_990), "2023-11-14T22:13:20.990Z");
+        assert_eq!(row(1_700_000_000_000), "2023-11-14T22:13:20.000Z");
     }
 }

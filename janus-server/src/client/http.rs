@@ -10,6 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
+use janus_core::wire::IdempotencyKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -63,9 +64,20 @@ impl Http {
 
     /// Sends a request, with a body of JSON or none, and reads the answer of any status within the time.
     pub(crate) fn ask(&mut self, method: &Method, path: &str, body: Option<String>) -> Result<Answer, ClientError> {
+        self.ask_with_key(method, path, body, None)
+    }
+
+    /// As [`ask`](Self::ask), with a key by which the server knows a repetition.
+    pub(crate) fn ask_with_key(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: Option<String>,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Answer, ClientError> {
         let deadline = Instant::now() + self.target.timeout;
         let body = body.map(Bytes::from);
-        let answer = self.begin(method, path, body.as_ref(), deadline)?;
+        let answer = self.begin(method, path, (body.as_ref(), key), deadline)?;
         let status = answer.status().as_u16();
         let whole = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect();
         match self.block_on(deadline, whole) {
@@ -84,7 +96,7 @@ impl Http {
         mut take: impl FnMut(&str) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let deadline = Instant::now() + self.target.timeout;
-        let answer = self.begin(&Method::GET, path, None, deadline)?;
+        let answer = self.begin(&Method::GET, path, (None, None), deadline)?;
         let status = answer.status().as_u16();
         let mut body = answer.into_body();
         if status != 200 {
@@ -144,11 +156,11 @@ impl Http {
         &mut self,
         method: &Method,
         path: &str,
-        body: Option<&Bytes>,
+        content: (Option<&Bytes>, Option<&IdempotencyKey>),
         deadline: Instant,
     ) -> Result<Response<Incoming>, ClientError> {
         loop {
-            let request = self.request(method, path, body);
+            let request = self.request(method, path, content);
             let sent = send(&mut self.connection, &self.target, request);
             // As `block_on`, which would borrow the connection as well.
             let answer = self.runtime.block_on(async { timeout_at(deadline, sent).await.ok() });
@@ -163,13 +175,21 @@ impl Http {
         }
     }
 
-    fn request(&self, method: &Method, path: &str, body: Option<&Bytes>) -> Request<Full<Bytes>> {
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        (body, repeatable): (Option<&Bytes>, Option<&IdempotencyKey>),
+    ) -> Request<Full<Bytes>> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.target.address.to);
         if let Some(key) = self.target.keys.get(self.key) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(key) = repeatable {
+            request = request.header("idempotency-key", key.as_str());
         }
         let request = request.body(Full::new(body.cloned().unwrap_or_default()));
         request.expect("paths are escaped, and addresses and keys are visible characters")

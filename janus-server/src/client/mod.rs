@@ -44,3 +44,4 @@ mod websocket;
 pub(crate) use classic::Connection;
 pub(crate) use error::{ClientError, advice};
 pub(crate) use stream::{open_socket, resolve};
+pub(crate) use tls::engine_tls;

@@ -1,13 +1,15 @@
 //! `janus-server publish`: publishes messages, and prints the receipt of each.
 //!
 //! A message is sent only after the receipt of the previous message. So the user knows which messages a failure leaves
-//! unpublished: the line named in the error, and all later lines.
+//! unpublished: the line named in the error, and all later lines. A repeated message has the same key at each attempt, so
+//! that the server publishes it once.
 
 use std::io::{self, BufRead as _, Read as _};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
+use janus_core::wire::IdempotencyKey;
 use janus_core::wire::classic::client::{self as classic, ServerFrame as ClassicFrame};
 use janus_core::wire::v1::client::{self as v1, ServerFrame};
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use super::classic::{Connection, FRAME_BYTES_MAX};
 use super::http::{Http, runtime};
 use super::output::print_json;
 use super::server::{Need, Protocol, Target};
+use super::stream::wait;
 use super::websocket::{self, WebSocket};
 use crate::cli::Publish;
 
@@ -27,9 +30,15 @@ pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
     // A message that is refused without a server needs no connection.
     let single = if command.data == "-" { None } else { Some(json_text(command.data.as_bytes(), command.json)?) };
     let target = command.server.target("publish", Need::Publishing)?;
+    if target.address.protocol == Protocol::Classic && (command.idempotency_key.is_some() || command.retry.is_some()) {
+        return Err(ClientError::NoKeys);
+    }
     let mut publisher = Publisher::open(target)?;
     if let Some(data) = single {
         return publisher.publish(command, &data);
+    }
+    if command.idempotency_key.is_some() {
+        return Err(ClientError::KeyOfSeveral);
     }
     let mut input = io::stdin().lock();
     let mut text = Vec::new();
@@ -66,13 +75,18 @@ fn json_text(message: &[u8], only_json: bool) -> Result<String, ClientError> {
     }
 }
 
-/// A way to publish.
-enum Publisher {
+/// A way to publish, and the server for another attempt.
+struct Publisher {
+    way: Way,
+    target: Target,
+}
+
+enum Way {
     /// The HTTP API.
-    Http(Http),
+    Http(Box<Http>),
     /// A WebSocket, for the token of a user.
-    WebSocket(OwnThread, Target),
-    Classic(Connection, Target),
+    WebSocket(OwnThread),
+    Classic(Connection),
 }
 
 #[derive(Deserialize)]
@@ -80,37 +94,93 @@ struct Receipt {
     epoch: String,
     seq: u64,
     subscribers: u64,
+    /// Whether an earlier attempt has published the message.
+    #[serde(default)]
+    again: bool,
 }
+
+/// The shortest and the longest pause before a message is sent again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 impl Publisher {
     fn open(target: Target) -> Result<Self, ClientError> {
-        if target.address.protocol == Protocol::Classic {
-            let connection = target.connect_classic()?;
-            return Ok(Self::Classic(connection, target));
-        }
-        match target.token {
-            None => Ok(Self::Http(Http::new(target)?)),
-            Some(_) => Ok(Self::WebSocket(OwnThread::open(target.clone())?, target)),
-        }
+        let way = match target.token {
+            _ if target.address.protocol == Protocol::Classic => Way::Classic(target.connect_classic()?),
+            None => Way::Http(Box::new(Http::new(target.clone())?)),
+            Some(_) => Way::WebSocket(OwnThread::open(target.clone())?),
+        };
+        Ok(Self { way, target })
     }
 
-    /// Publishes a message, and prints the receipt.
+    /// Publishes a message, again and again for the time of `--retry`, and prints the receipt.
     fn publish(&mut self, command: &Publish, data: &str) -> Result<(), ClientError> {
-        let receipt = match self {
-            Self::Http(http) => by_http(http, command, data)?,
-            Self::WebSocket(thread, target) => {
-                let (event, id) = event_and_id(command);
-                let published = thread.publish(v1::publish(Some(0), &command.topic, &event, &id, data));
-                published.map_err(|error| error.advised(|code| websocket::advice(target, code)))?
+        let made = || command.retry.map(|_| made_key());
+        let key = command.idempotency_key.clone().or_else(made);
+        let end = command.retry.map(|retry| Instant::now() + retry);
+        let mut pause = PAUSES.0;
+        let receipt = loop {
+            let error = match self.publish_once(command, data, key.as_ref()) {
+                Ok(receipt) => break receipt,
+                Err(error) => error,
+            };
+            if end.is_none_or(|end| Instant::now() + pause >= end) || !may_pass(&error) {
+                return Err(error);
             }
-            Self::Classic(connection, target) => {
-                let published = by_classic(connection, target, command, data);
-                published.map_err(|error| target.explain(error.advised(|code| websocket::advice(target, code))))?
+            wait(pause);
+            pause = (pause * 2).min(PAUSES.1);
+            if !matches!(error, ClientError::Refused { .. }) {
+                // A connection that cannot be made now is for the next attempt.
+                if let Ok(publisher) = Self::open(self.target.clone()) {
+                    *self = publisher;
+                }
             }
         };
-        let Receipt { epoch, seq, subscribers } = receipt;
-        let receipt = json!({"topic": command.topic, "epoch": epoch, "seq": seq, "subscribers": subscribers});
+        let Receipt { epoch, seq, subscribers, again } = receipt;
+        let mut receipt = json!({"topic": command.topic, "epoch": epoch, "seq": seq, "subscribers": subscribers});
+        if again {
+            receipt["again"] = true.into();
+        }
         print_json(&receipt.to_string())
+    }
+
+    fn publish_once(
+        &mut self,
+        command: &Publish,
+        data: &str,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Receipt, ClientError> {
+        let target = &self.target;
+        match &mut self.way {
+            Way::Http(http) => by_http(http, command, data, key),
+            Way::WebSocket(thread) => {
+                let (event, id) = event_and_id(command);
+                let frame = match key {
+                    Some(key) => v1::publish_with_key(Some(0), &command.topic, &event, &id, data, key),
+                    None => v1::publish(Some(0), &command.topic, &event, &id, data),
+                };
+                let published = thread.publish(frame);
+                published.map_err(|error| error.advised(|code| websocket::advice(target, code)))
+            }
+            Way::Classic(connection) => {
+                let published = by_classic(connection, target, command, data);
+                published.map_err(|error| target.explain(error.advised(|code| websocket::advice(target, code))))
+            }
+        }
+    }
+}
+
+/// A key that no other message has.
+fn made_key() -> IdempotencyKey {
+    let key = format!("{:032x}", fastrand::u128(..));
+    key.parse().expect("32 hexadecimal digits are a key")
+}
+
+/// Whether another attempt may succeed: the engine of a cluster is away, or the connection to the server.
+fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { code, .. } => ["engine_unavailable", "outcome_unknown", "topic_busy"].contains(&&**code),
+        ClientError::Connect { .. } | ClientError::Closed | ClientError::Lost(_) | ClientError::Late { .. } => true,
+        _ => false,
     }
 }
 
@@ -119,7 +189,12 @@ fn event_and_id(command: &Publish) -> (String, String) {
     (json!(command.event).to_string(), json!(command.id.as_deref().unwrap_or("")).to_string())
 }
 
-fn by_http(http: &mut Http, command: &Publish, data: &str) -> Result<Receipt, ClientError> {
+fn by_http(
+    http: &mut Http,
+    command: &Publish,
+    data: &str,
+    key: Option<&IdempotencyKey>,
+) -> Result<Receipt, ClientError> {
     #[derive(Serialize)]
     struct Publication<'a> {
         topic: &'a str,
@@ -134,7 +209,7 @@ fn by_http(http: &mut Http, command: &Publish, data: &str) -> Result<Receipt, Cl
         data: serde_json::from_str(data).map_err(ClientError::NotJson)?,
     };
     let publication = serde_json::to_string(&publication).map_err(ClientError::NotJson)?;
-    let answer = http.ask(&Method::POST, "/api/publish", Some(publication))?;
+    let answer = http.ask_with_key(&Method::POST, "/api/publish", Some(publication), key)?;
     answer.content().ok_or_else(|| http.refusal(&answer))
 }
 
@@ -150,7 +225,7 @@ fn by_classic(
     loop {
         match connection.receive(Some(deadline))? {
             Some(ClassicFrame::Published { epoch, seq, subscribers, .. }) => {
-                return Ok(Receipt { epoch: epoch.to_string(), seq, subscribers });
+                return Ok(Receipt { epoch: epoch.to_string(), seq, subscribers, again: false });
             }
             Some(ClassicFrame::Error { code, message }) => return Err(ClientError::refused(&code, &message)),
             Some(_) => {}
@@ -210,7 +285,8 @@ async fn publish_one(socket: &mut WebSocket, frame: String, target: &Target) -> 
             let text = socket.receive().await?;
             match ServerFrame::parse(&text) {
                 ServerFrame::Published { id: Some(0), position, subscribers, .. } => {
-                    return Ok(Receipt { epoch: position.epoch.to_string(), seq: position.seq, subscribers });
+                    let (epoch, seq) = (position.epoch.to_string(), position.seq);
+                    return Ok(Receipt { epoch, seq, subscribers, again: false });
                 }
                 // Other errors are about topics to which the token has subscribed the client.
                 error @ ServerFrame::Error { id: Some(0), .. } => return Err(websocket::refused(error)),

@@ -168,6 +168,12 @@ fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
+/// The pause before another attempt.
+#[expect(clippy::disallowed_methods, reason = "a command has nothing else to do")]
+pub(crate) fn wait(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;

@@ -28,6 +28,11 @@ pub(super) fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Clie
     Ok(Arc::new(config))
 }
 
+/// The settings of the links to an engine: accepted are certificates of the authorities that the system trusts.
+pub(crate) fn engine_tls() -> Result<Arc<ClientConfig>, ClientError> {
+    client_config(None)
+}
+
 fn from_file(file: &Path) -> Result<RootCertStore, ClientError> {
     let bad = |reason: String| ClientError::Authorities { file: file.to_owned(), reason };
     let text = std::fs::read(file).map_err(|error| bad(error.to_string()))?;

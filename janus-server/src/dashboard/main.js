@@ -74,6 +74,8 @@ let shown = null;
 let stats = null;
 /** Why the server is not ready, in the server's words. */
 let notReady = "";
+/** What does not work in a server that is ready, in the server's words. */
+let degraded = "";
 
 const live = new Live({
   answer(view, answer) {
@@ -168,6 +170,7 @@ function judge() {
   }
   if (notReady) return { badge: "warn", word: "not ready", words: `The server is not ready for new clients: ${notReady}.` };
   if (live.phase !== "live") return { badge: "", word: "connecting", words: "" };
+  if (degraded) return { badge: "warn", word: "degraded", words: `A part of the server does not work: ${degraded}.` };
   return { badge: "good", word: "live", words: "" };
 }
 
@@ -193,13 +196,15 @@ function tell() {
 async function askWhetherReady() {
   if (document.hidden || live.phase === "locked") return;
   try {
-    const { checks } = await (await fetch("/readyz", { cache: "no-store", credentials: "omit" })).json();
-    notReady = Object.entries(checks).map(([check, reason]) => (check === "draining" ? `draining, ${reason}` : reason)).join("; ");
+    const { ready, checks } = await (await fetch("/readyz", { cache: "no-store", credentials: "omit" })).json();
+    const reasons = Object.entries(checks).map(([check, reason]) => (check === "draining" ? `draining, ${reason}` : reason)).join("; ");
+    [notReady, degraded] = ready ? ["", reasons] : [reasons, ""];
+    tell();
+    // Without an engine there is no node.
+    overview.nodes(stats?.figures.nodes?.value > 0 ? (await get("/api/nodes")).nodes : []);
   } catch {
     // Without an answer the age of the data says enough.
-    return;
   }
-  tell();
 }
 
 function askForKey(reason) {

@@ -3,7 +3,7 @@
 import { Charts } from "./charts.js";
 import { Samples } from "./samples.js";
 import { Table, put } from "./table.js";
-import { UNKNOWN, bytes, count, duration, rate, short, show } from "./text.js";
+import { UNKNOWN, bytes, count, counted, duration, rate, short, show } from "./text.js";
 
 const gauge = (name, label) => ({ name, label, isRate: false });
 const rateOf = (name, label) => ({ name, label, isRate: true });
@@ -157,6 +157,14 @@ export class Overview {
     this.#charts.draw(answer.stats);
     for (const figure of this.#figures) figure(answer.stats);
     if (document.getElementById("all-figures").open) this.#stats.update(Object.entries(answer.stats));
+  }
+
+  /** The nodes of the cluster; none without an engine. */
+  nodes(nodes) {
+    const line = document.getElementById("nodes");
+    line.hidden = nodes.length === 0;
+    const words = nodes.map(({ name, ready, uptime, connections }) => `${name}${ready ? "" : " (not ready)"}, up ${duration(uptime * 1_000)}, ${counted(connections, "client")}`);
+    show(line, `${counted(nodes.length, "node")}: ${words.join("; ")}`);
   }
 
   answer(view, answer) {

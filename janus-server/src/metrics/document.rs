@@ -19,6 +19,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("The server", &["janus_build", "janus_start", "janus_ready", "janus_actor", "janus_arbiter"]),
     ("Access", &["janus_token", "janus_ask", "janus_webhook", "janus_hook"]),
     ("HTTP API and TLS", &["janus_http", "janus_tls", "janus_certificates"]),
+    ("The cluster", &["janus_engine", "janus_nodes"]),
     ("The process", &["process_"]),
     ("Clients and messages", &[""]),
 ];
@@ -54,9 +55,11 @@ fn document(families: &[(String, MetricFamily)]) -> String {
          <!-- Made from the tables of figures in the code; do not edit. To refresh: {REFRESH} -->\n\n\
          All figures at `/metrics` of the admin port, by the names for queries; a histogram `NAME` has `NAME_bucket`, `NAME_count` and\n\
          `NAME_sum`. A label has a closed set of values: the name of a topic, user or client is never among them. A series of\n\
-         `janus_published_total`, `janus_hook_seconds`, `janus_http_requests_total` and `janus_http_request_seconds` begins with the\n\
-         first event; all others are there from the start, as far as the settings have a use for them.\n\
-         [OPERATIONS](OPERATIONS.md#metrics) says which figures to watch, and what to do.\n"
+         `janus_published_total`, `janus_hook_seconds`, `janus_http_requests_total`, `janus_http_request_seconds` and\n\
+         `janus_engine_reconnects_total` begins with the first event; all others are there from the start, as far as the settings have\n\
+         a use for them.\n\
+         [OPERATIONS](OPERATIONS.md#metrics) says which figures to watch, and what to do;\n\
+         [CLUSTER](CLUSTER.md#reasons) has the words of `reason` of `janus_engine_reconnects_total`.\n"
     );
     let part_of = |name: &str| {
         PARTS

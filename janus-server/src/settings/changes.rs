@@ -53,6 +53,14 @@ impl Changes {
         }
     }
 
+    /// Notes that the content of a setting's file has changed, which is read at the start alone.
+    pub(crate) fn note_content(&mut self, name: &str) {
+        if self.needs_restart.iter().all(|noted| noted != name) {
+            self.lines.push(format!("{name}: the file has changed, and is read at the start alone: needs a restart"));
+            self.needs_restart.push(name.to_owned());
+        }
+    }
+
     /// Whether nothing has changed, in no layer.
     pub(crate) fn are_none(&self) -> bool {
         self.lines.is_empty()

@@ -41,6 +41,7 @@ use janus_core::supervision::in_words;
 use janus_core::{Config, ConfigError};
 use log::LevelFilter;
 
+use crate::engine::{self, EngineAddresses};
 use crate::logging::{Format, LogFilter};
 
 pub(crate) use changes::Changes;
@@ -96,6 +97,35 @@ janus_core::settings! {
             log_queue: usize = 4_096, count(64..=1 << 20);
         }
 
+        "Cluster" {
+            /// Address of a Redis or Valkey server that makes this server a node of a cluster: a message published on one
+            /// node reaches the subscribers of all, and a client resumes on any of them. Such as
+            /// `redis://:PASSWORD@10.0.0.7:6379`, `rediss://…` for TLS, or `unix:///run/redis.sock`. Several addresses share
+            /// the topics among them, and must be the same in the same order on every node: a list in the file, with commas
+            /// between them in a variable. Reserved characters of a password are written with percent signs: `%` as `%25`, `@`
+            /// as `%40`, `:` as `%3A`, `/` as `%2F`, `?` as `%3F`, `#` as `%23`. Without an address the server is alone. Never
+            /// printed, and without a flag, because every user of a machine can read its command lines.
+            engine: EngineAddresses = EngineAddresses::default(), secret(|_| true, EngineAddresses::EXPECTED);
+
+            /// File with the addresses of `engine`, one on each line, for an address with a password that should not stand
+            /// among the settings. Empty lines and lines that begin with `#` do not count. The file is read at the start alone:
+            /// another password or address needs a restart.
+            engine_file: Option<PathBuf> = None, path;
+
+            /// What the names of all keys and channels at the engine begin with. Servers with the same engine and the same
+            /// prefix are one cluster.
+            engine_prefix: String = "janus".to_owned(), text(
+                engine::is_prefix,
+                "1 to 64 letters, digits and characters of -_.:"
+            );
+
+            /// The name of this server among the nodes of its cluster, for people. By default the name of the host.
+            node_name: Option<String> = None, text(
+                engine::is_node_name,
+                "1 to 64 characters without blanks at the ends, or \"\" for the name of the host"
+            );
+        }
+
         "Restart" {
             /// File in which a drain leaves the epoch and the last number of each topic. The next server takes them out
             /// of the file and continues the numbers, so that clients resume without a hole after the restart. Without the
@@ -130,7 +160,8 @@ impl Settings {
             });
         }
         self.check_ports()?;
-        self.check_questions()
+        self.check_questions()?;
+        self.check_engine()
     }
 
     /// Checks that no two addresses of the settings are one port. The system would name the address alone.
@@ -155,6 +186,24 @@ impl Settings {
             earlier.push((key, addr));
         }
         Ok(())
+    }
+
+    /// Checks the addresses of the engine, whose problems are told without their secrets.
+    fn check_engine(&self) -> Result<(), ConfigError> {
+        let refuse = |key: &'static str, value: String, expected: String| {
+            Err(ConfigError { key: key.into(), value, expected: expected.into() })
+        };
+        if let (false, Some(file)) = (self.engine.is_none(), &self.engine_file) {
+            let expected = "no file, because engine has an address already".to_owned();
+            return refuse("engine_file", format!("{:?}", file.display().to_string()), expected);
+        }
+        match self.engine.addresses() {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let expected = format!("{}; {error}", EngineAddresses::EXPECTED);
+                refuse("engine", HIDDEN.to_owned(), expected)
+            }
+        }
     }
 
     /// Checks that questions to the backend reach their own limits before those of all hooks.

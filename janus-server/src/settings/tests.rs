@@ -145,6 +145,36 @@ fn a_key_is_shown_nowhere() {
 }
 
 #[test]
+fn the_password_of_an_engine_is_shown_nowhere() {
+    for file in [
+        "engine = \"redis://:hush@10.0.0.7, redis://10.0.0.8\"",
+        "engine = [\"redis://:hush@10.0.0.7\", \"redis://10.0.0.8\"]",
+    ] {
+        let loaded = read_file(file).unwrap();
+        assert_eq!(loaded.settings.engine.addresses().unwrap().len(), 2);
+        assert!(loaded.show().contains("\nengine = \"***\"  # file "), "{}", loaded.show());
+        for text in [loaded.show(), format!("{loaded:?}"), loaded.describe("engine")] {
+            assert!(!text.contains("hush"), "{text}");
+        }
+    }
+    for (file, expected) in [
+        ("engine = \"http://:hush@10.0.0.7\"", "the address must begin with redis://"),
+        ("engine = \"redis://:hush@10.0.0.7:0\"", "the port in the address is not a number from 1 to 65535"),
+        ("engine = \"redis://:hush@10.0.0.7,redis://:hush@10.0.0.8:x\"", "(address 2 of 2)"),
+        ("engine = 6379", "expected the address of a Redis or Valkey server"),
+    ] {
+        let problems = read_file(file).unwrap_err().to_string();
+        let begin = ":1: engine = \"***\": expected the address of a Redis or Valkey server";
+        assert!(problems.contains(begin) || file.ends_with('9'), "{problems}");
+        assert!(problems.contains(expected) && !problems.contains("hush"), "{problems}");
+    }
+    let both = read_file("engine = \"redis://a\"\nengine_file = \"/run/engine\"").unwrap_err().to_string();
+    assert!(
+        both.ends_with(":2: engine_file = \"/run/engine\": expected no file, because engine has an address already")
+    );
+}
+
+#[test]
 fn a_list_may_be_empty() {
     let variables = [("JANUS_HTTP_LISTEN".into(), "".into()), ("JANUS_ALLOWED_ORIGINS".into(), "*, http://a".into())];
     let core = Loaded::read(&Flags::default(), variables, None).unwrap().settings.core;

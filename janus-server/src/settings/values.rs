@@ -39,6 +39,11 @@ pub(super) fn parse_toml(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
                 items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
             parse(kind, &texts?)
         }
+        // The parts of a secret have commas between them.
+        (Kind::Secret { .. }, DeValue::Array(items)) => {
+            let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+            parse(kind, &[texts?.join(",")])
+        }
         (Kind::Count(_) | Kind::PerCent(_) | Kind::Bytes(_), DeValue::Integer(number)) => {
             usize::from_str_radix(number.as_str(), number.radix()).ok().map(Value::Number)
         }

@@ -45,6 +45,30 @@ impl Stats {
     }
 }
 
+/// The answer to `GET /readyz`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct Readiness {
+    pub(super) ready: bool,
+    /// Checks that fail, or find a part of the server out of order, with their reasons.
+    pub(super) checks: BTreeMap<String, String>,
+}
+
+/// Of a server that does not say.
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { ready: true, checks: BTreeMap::new() }
+    }
+}
+
+impl Readiness {
+    /// The reasons with the names of their checks; empty without any.
+    pub(super) fn reasons(&self) -> String {
+        let reasons: Vec<_> = self.checks.iter().map(|(check, reason)| format!("{check}: {reason}")).collect();
+        reasons.join("; ")
+    }
+}
+
 /// The answer to `GET /api/topics`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

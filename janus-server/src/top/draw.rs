@@ -102,6 +102,8 @@ fn title(state: &State, look: Look, columns: u16) -> Line<'static> {
     let mut parts = Vec::new();
     if state.stats.value("draining") > 0 {
         parts.push((" DRAINING ".to_owned(), look.selected()));
+    } else if !state.readiness.ready {
+        parts.push((" NOT READY ".to_owned(), look.selected()));
     }
     if state.is_paused {
         parts.push((" PAUSED ".to_owned(), look.selected()));
@@ -127,6 +129,11 @@ fn figures(state: &State, look: Look, columns: u16) -> Line<'static> {
     };
     parts.push((format!("slow {}{more}", number(slow)), style));
     parts.push((format!("topics {}", number(value("topics"))), plain));
+    // Without an engine there is none.
+    if value("nodes") > 0 {
+        let style = if state.readiness.checks.contains_key("engine") { look.warning() } else { plain };
+        parts.push((format!("nodes {}", number(value("nodes"))), style));
+    }
     for (name, words) in
         [("connections_refused", "refused"), ("slow_consumers", "cut off"), ("messages_dropped", "dropped")]
     {
@@ -250,6 +257,11 @@ fn message(state: &State, look: Look, now: Instant, area: Rect) -> Line<'static>
     }
     if let Some(notice) = state.notice(now) {
         return Line::styled(fit(&harmless(notice), area.width.into()), look.strong());
+    }
+    if !state.readiness.checks.is_empty() && !state.is_late(now) {
+        let words = if state.readiness.ready { "ready" } else { "not ready" };
+        let text = format!("{words}: {}", state.readiness.reasons());
+        return Line::styled(fit(&harmless(&text), area.width.into()), look.warning());
     }
     if state.is_late(now) {
         return Line::styled(format!("data from {age} ago: waiting for an answer of the server"), look.warning());

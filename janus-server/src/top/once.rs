@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::answers::{Clients, Node, Slow, Stats, Topics, Tree};
+use super::answers::{Clients, Node, Readiness, Slow, Stats, Topics, Tree};
 use super::columns::{self, Column};
 use super::look::Look;
 use super::query::{CHILDREN, ClientQuery, TopicQuery, slow_target, tree_target};
@@ -29,6 +29,7 @@ pub(super) fn print(server: &mut Server, limit: usize, as_json: bool) -> Result<
 /// The answers of the server, unchanged.
 struct Snapshot {
     stats: Value,
+    readiness: Readiness,
     topics: Value,
     connections: Value,
     slow: Value,
@@ -37,10 +38,12 @@ struct Snapshot {
 
 impl Snapshot {
     fn take(server: &mut Server, limit: usize) -> Result<Self, ClientError> {
+        let readiness = server.readiness()?;
         // Every answer is an object, whatever its keys.
         let mut get = |route: &str| server.get::<Map<String, Value>>(route).map(Value::Object);
         Ok(Self {
             stats: get("/api/stats")?,
+            readiness,
             topics: get(&TopicQuery::default().target(limit))?,
             connections: get(&ClientQuery::default().target(limit))?,
             slow: get(&slow_target(limit))?,
@@ -51,10 +54,10 @@ impl Snapshot {
     /// The shape documented in OPERATIONS: the entries of the routes.
     fn into_json(mut self, limit: usize) -> String {
         let cut = cut(&mut self.tree["tree"], limit);
-        let Self { stats, topics, connections, slow, tree } = self;
+        let Self { stats, readiness, topics, connections, slow, tree } = self;
         let object = json!({
             "version": stats["version"], "time": stats["time"], "uptime_ms": stats["uptime_ms"],
-            "stats": stats["stats"],
+            "stats": stats["stats"], "ready": readiness.ready, "checks": readiness.checks,
             "topics": topics["topics"], "topics_total": topics["total"],
             "connections": connections["connections"], "connections_total": connections["total"],
             "slow": slow["clients"],
@@ -65,7 +68,7 @@ impl Snapshot {
 
     fn to_text(&self, address: &str) -> String {
         let stats: Stats = typed(&self.stats);
-        let mut page = head(&stats, address, &typed(&self.slow));
+        let mut page = head(&stats, &self.readiness, address, &typed(&self.slow));
         let topics: Topics = typed(&self.topics);
         list(&mut page, "topics by rate", topics.total, &columns::topics(COLUMNS), &topics.topics);
         let clients: Clients = typed(&self.connections);
@@ -97,12 +100,33 @@ fn cut(node: &mut Value, limit: usize) -> u64 {
     children.iter_mut().fold(left_out, |left_out, child| left_out.saturating_add(cut(child, limit)))
 }
 
-fn head(stats: &Stats, address: &str, slow: &Slow) -> String {
+fn head(stats: &Stats, readiness: &Readiness, address: &str, slow: &Slow) -> String {
     let value = |name: &str| stats.value(name);
-    let drains = if value("draining") > 0 { ", draining" } else { "" };
+    let state = match (value("draining"), readiness.ready) {
+        (0, true) => "",
+        (0, false) => ", not ready",
+        _ => ", draining",
+    };
     let version = harmless(&stats.version);
     let up = duration(Duration::from_millis(stats.uptime_ms));
-    let mut head = format!("Janus {version} at {}, up {up}{drains}\n", harmless(address));
+    let mut head = format!("Janus {version} at {}, up {up}{state}\n", harmless(address));
+    let mut checks = readiness.checks.clone();
+    // Without an engine there is no node.
+    if value("nodes") > 0 {
+        let engine = checks.remove("engine").unwrap_or_else(|| "up".to_owned());
+        let nodes = value("nodes");
+        let _ = writeln!(
+            head,
+            "{:<13} {}; {} node{}",
+            "engine",
+            harmless(&engine),
+            nodes,
+            if nodes == 1 { "" } else { "s" }
+        );
+    }
+    for (check, reason) in checks {
+        let _ = writeln!(head, "{:<13} {}", harmless(&check), harmless(&reason));
+    }
     let memory = match (value("memory_used"), value("memory_budget")) {
         (used, 0) => format!("{} (no budget)", bytes(used)),
         (used, budget) => {

@@ -4,7 +4,7 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::answers::{Clients, Slow, Stats, Topics, Tree};
+use super::answers::{Clients, Readiness, Slow, Stats, Topics, Tree};
 use super::query::{ListQuery, Query, SLOW_MAX, slow_target};
 use crate::client::ClientError;
 use crate::client::http::Http;
@@ -21,6 +21,7 @@ pub(super) struct Server {
 #[derive(Clone, Debug)]
 pub(super) struct Answers {
     pub(super) stats: Stats,
+    pub(super) readiness: Readiness,
     pub(super) slow: Slow,
     /// The list, or why the server refused it: a filter may have a mistake.
     pub(super) list: Result<List, String>,
@@ -56,9 +57,16 @@ impl Server {
         answer.content().ok_or_else(|| self.http.refusal(&answer))
     }
 
+    /// Whether the server is ready. The answer of a server that is not has another status, and the same shape.
+    pub(super) fn readiness(&mut self) -> Result<Readiness, ClientError> {
+        let answer = self.http.ask(&Method::GET, "/readyz", None)?;
+        Ok(serde_json::from_slice(&answer.body).unwrap_or_default())
+    }
+
     /// All answers for the screen.
     pub(super) fn ask(&mut self, query: &Query) -> Result<Answers, ClientError> {
         let stats = self.get(&format!("/api/stats?samples={}", query.samples))?;
+        let readiness = self.readiness()?;
         let slow = self.get(&slow_target(SLOW_MAX))?;
         let target = query.list.target();
         let list = match query.list {
@@ -70,7 +78,7 @@ impl Server {
             Err(error @ ClientError::Refused { .. }) => Err(with_causes(&error)),
             other => Ok(other?),
         };
-        Ok(Answers { stats, slow, list })
+        Ok(Answers { stats, readiness, slow, list })
     }
 
     /// Closes a connection.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::answers::{Client, Clients, Slow, Stats, Topics, Tree};
+use super::answers::{Client, Clients, Readiness, Slow, Stats, Topics, Tree};
 use super::cursor::{Cursor, Step};
 use super::history::History;
 use super::query::{ClientQuery, ListQuery, Query, Tab, TopicQuery};
@@ -62,6 +62,7 @@ pub(super) struct State {
     pub(super) mode: Mode,
     pub(super) is_paused: bool,
     pub(super) stats: Stats,
+    pub(super) readiness: Readiness,
     pub(super) history: History,
     pub(super) slow: Slow,
     pub(super) topics: Listed<TopicQuery, Topics, String>,
@@ -155,6 +156,7 @@ impl State {
             mode: Mode::default(),
             is_paused: false,
             stats: Stats::default(),
+            readiness: Readiness::default(),
             history: History::default(),
             slow: Slow::default(),
             topics: Listed::default(),
@@ -184,6 +186,7 @@ impl State {
         (self.answered, self.failure) = (now, None);
         self.history.extend(&answers.stats);
         self.stats = answers.stats;
+        self.readiness = answers.readiness;
         self.slow = answers.slow;
         self.accept(&query.list, answers.list);
         self.settle();

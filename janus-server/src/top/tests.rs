@@ -9,6 +9,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Color;
 use serde_json::{Value, json};
 
+use super::answers::Readiness;
 use super::draw::{draw, page};
 use super::look::Look;
 use super::query::{ListQuery, Query, Tab};
@@ -18,6 +19,7 @@ use super::state::{Action, State};
 /// A reader in front of a server whose answers the test writes.
 struct Reader {
     state: State,
+    readiness: Readiness,
     now: Instant,
     size: (u16, u16),
 }
@@ -25,7 +27,8 @@ struct Reader {
 impl Reader {
     fn new(columns: u16, lines: u16) -> Self {
         let now = Instant::now();
-        Self { state: State::new("127.0.0.1:8082", Duration::from_secs(1), now), now, size: (columns, lines) }
+        let state = State::new("127.0.0.1:8082", Duration::from_secs(1), now);
+        Self { state, readiness: Readiness::default(), now, size: (columns, lines) }
     }
 
     /// The server answers the query of the moment with these figures and this list.
@@ -42,7 +45,7 @@ impl Reader {
         });
         let stats = serde_json::from_value(stats.clone()).unwrap();
         let slow = serde_json::from_value(slow.clone()).unwrap();
-        self.state.answer(query, Answers { stats, slow, list }, self.now);
+        self.state.answer(query, Answers { stats, readiness: self.readiness.clone(), slow, list }, self.now);
         self
     }
 
@@ -320,6 +323,20 @@ fn a_pause_keeps_the_screen_and_says_so() {
     reader.sees(" PAUSED ").sees("paused: data from 1 m 10 s ago; p continues");
     assert_eq!(reader.types("p"), Action::Ask);
     reader.does_not_see("PAUSED");
+}
+
+#[test]
+fn a_server_that_is_not_ready_says_why_and_how_many_nodes_there_are() {
+    let mut reader = Reader::new(110, 24);
+    let mut stats = stats();
+    stats["stats"]["nodes"] = gauge(3);
+    let list = json!({"topics": [], "total": 0});
+    reader.answered(&stats, &no_slow(), &list).sees("nodes 3").does_not_see("READY");
+    let reason = "the engine redis://10.0.0.7:6379 has not been reached for 7 s: Connection refused";
+    reader.readiness = serde_json::from_value(json!({"ready": false, "checks": {"engine": reason}})).unwrap();
+    reader.answered(&stats, &no_slow(), &list).sees(" NOT READY ").sees(&format!("not ready: engine: {reason}"));
+    reader.readiness = serde_json::from_value(json!({"ready": true, "checks": {"engine": "degraded: x"}})).unwrap();
+    reader.answered(&stats, &no_slow(), &list).does_not_see("NOT READY").sees("ready: engine: degraded: x");
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl ClientFormat for WebSocketClient {
 
     fn resume(&self, place: &ResumePoint) -> Option<Vec<u8>> {
         let hello = frame(&v1::hello(place.session.as_deref(), None));
-        let subscribe = frame(&v1::subscribe(Some(1), &place.topic, Some(place.position?)));
+        let subscribe = frame(&v1::subscribe(Some(1), &place.topic, Some(place.position?.into())));
         Some(upgraded(&[hello, subscribe].concat()))
     }
 

@@ -37,8 +37,10 @@ use crate::connection::acceptor::{self, Accepted};
 use crate::connection::crowd::Crowd;
 use crate::connection::linger::linger;
 use crate::connection::listener::Origin;
+use crate::connection::moving::move_to;
 use crate::delivery::Link;
 use crate::delivery::tls::{self, Established, Tls};
+use crate::ground::homes::HomeId;
 use crate::hooks::TlsClient;
 use crate::supervision::in_words;
 use crate::supervision::{self, BoxError, ChildSpec, Strategy, Supervisor};
@@ -102,6 +104,8 @@ pub(crate) struct Client {
     /// Whether a proxy has passed the client on from elsewhere.
     pub(crate) is_foreign: bool,
     pub(crate) admission: Admission,
+    /// The home arbiter of the connection after the handshake.
+    pub(crate) home: HomeId,
 }
 
 /// The place of a handshake in the list, given back by the drop.
@@ -309,34 +313,25 @@ impl Handshake {
 /// drain is closed.
 fn go_home(socket: TcpStream, established: Established, client: Client, origin: Arc<Origin>, place: Place) {
     let connections = Arc::clone(&place.connections);
-    let Client { peer, is_foreign, admission } = client;
+    let Client { peer, is_foreign, admission, home } = client;
     let Established { session, alpn, server_name, client_certificate } = established;
     let link = Link::Tls(Box::new(Tls::new(socket, session)));
     if connections.is_draining() {
         return link.shut_down();
     }
-    let stream = match link.leave_reactor() {
-        Ok(stream) => stream,
-        Err(error) => {
-            return log::debug!(peer:%; "{peer}: closed, the socket cannot be moved to another thread: {error}");
-        }
-    };
     let tls = TlsClient { certificate: client_certificate, server_name, protocol: alpn };
     // Only hooks ask for this.
     let tls = connections.hooks().is_some().then(|| Box::new(tls));
-    let home = connections.home.clone();
-    let served = home.run(move || match Link::enter_reactor(stream, peer) {
-        Ok(link) => {
-            // The connection has an account of its own from now on.
-            place.account(0);
-            let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls };
-            acceptor::serve(&connections, accepted, &origin);
-            drop(place);
-        }
-        Err(error) => log::error!(peer:%; "{peer}: closed, because the socket cannot be registered: {error}"),
+    let at_home = Arc::clone(&connections);
+    let served = move_to(&connections, home, link, peer, move |link| {
+        // The connection has an account of its own from now on.
+        place.account(0);
+        let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls, home };
+        acceptor::serve(&at_home, accepted, &origin);
+        drop(place);
     });
-    if served.is_err() {
-        log::debug!(peer:%; "{peer}: closed after the TLS handshake, because the home arbiter is far behind");
+    if let Err(error) = served {
+        log::debug!(peer:%; "{peer}: closed after the TLS handshake, because {error}");
     }
 }
 

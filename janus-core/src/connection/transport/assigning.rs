@@ -22,14 +22,14 @@ impl Transport {
             self.tell_error(None, Some(&topic), ErrorCode::BadTopic, message);
         }
         if !topics.is_empty() {
-            self.due.get_or_insert_default().waiting.extend(topics);
+            self.rare.make().due.get_or_insert_default().waiting.extend(topics);
         }
     }
 
     /// Forgets the topics that the client's new identity has no longer. Without this, a client with two tokens could
     /// make the lists grow without end, and be subscribed to a topic of an earlier token.
     pub(super) fn keep_assigned_of(&mut self, identity: &Identity) {
-        if let Some(due) = &mut self.due {
+        if let Some(due) = self.rare.due_mut() {
             due.waiting.retain(|topic| identity.topics.contains(topic));
             due.assigned.retain(|topic| identity.topics.contains(topic));
         }
@@ -55,10 +55,10 @@ impl Transport {
 
     /// Whether a topic is to be assigned, and the client has nothing else to be done.
     fn may_assign(&self) -> bool {
-        self.due.as_ref().is_some_and(|due| !due.waiting.is_empty())
+        self.rare.due().is_some_and(|due| !due.waiting.is_empty())
             && self.opened
             && matches!(self.step, Step::Reading)
-            && self.preface.is_none()
+            && self.rare.preface().is_none()
             && !self.undecoded
             && !self.portion.is_waiting()
             && !self.slot.is_paused()
@@ -80,10 +80,10 @@ impl Transport {
     /// The next topic to be assigned that the client does not have yet.
     pub(super) fn next_assignment(&mut self) -> Option<Asking> {
         loop {
-            let name = self.due.as_mut()?.waiting.pop_front()?;
+            let name = self.rare.due_mut()?.waiting.pop_front()?;
             let has = self.session.with_subscriptions(|joined| joined.iter().any(|(topic, _)| topic.name == name));
             if has != Some(true) && !self.is_resuming(&name) {
-                let assigned = &mut self.due.as_mut()?.assigned;
+                let assigned = &mut self.rare.due_mut()?.assigned;
                 // A topic that could not be joined may be in the list.
                 if !assigned.contains(&name) {
                     assigned.push(name.clone());
@@ -95,7 +95,7 @@ impl Transport {
 
     /// Ends the server's own subscription to a topic for which the client asks by itself; false if there is none.
     pub(super) fn yield_assigned(&mut self, name: &TopicName) -> bool {
-        let Some(due) = &mut self.due else { return false };
+        let Some(due) = self.rare.due_mut() else { return false };
         let Some(index) = due.assigned.iter().position(|assigned| assigned == name) else { return false };
         due.assigned.swap_remove(index);
         self.unsubscribe(name);
@@ -105,7 +105,7 @@ impl Transport {
     /// Ends all subscriptions of the server's own, for a client that takes over a session. The topics that are not of
     /// the session are assigned again.
     pub(super) fn yield_all_assigned(&mut self) {
-        let Some(due) = &mut self.due else { return };
+        let Some(due) = self.rare.due_mut() else { return };
         let assigned = std::mem::take(&mut due.assigned);
         due.waiting.extend(assigned.iter().cloned());
         assigned.iter().for_each(|name| self.unsubscribe(name));

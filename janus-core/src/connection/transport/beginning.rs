@@ -5,8 +5,8 @@
 //!
 //! A returning client knows its last message: an exact position in that message's topic, and a *horizon* for the other
 //! topics, up to which the client has had every message (see [`horizon`](crate::delivery::horizon)). The missed
-//! messages of all topics are sent in the order of their passes, and the client joins all topics in one turn of the
-//! home arbiter. Any other order would make horizons wrong: a connection that ends between two messages of one topic
+//! messages of all topics are sent in the order of their passes, and the client joins all topics in one moment
+//! ([`Together`]). Any other order would make horizons wrong: a connection that ends between two messages of one topic
 //! would lose the unsent messages of another.
 
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::config::{Resume, SlowConsumer};
 use crate::delivery::End;
 use crate::ground::clock::Tick;
 use crate::ground::tasks::yield_now;
-use crate::topic::{CatchUp, Entry, Hold, Since, TopicError, TopicState};
-use crate::wire::{ErrorClass, FrameError, Position, Refusal, ServerEvent, TopicName};
+use crate::topic::{Beginning, CatchUp, Entry, Hold, Together, TopicError, TopicState};
+use crate::wire::{ErrorClass, FrameError, Position, Refusal, ServerEvent, Since, TopicName};
 
 /// Portions for one client in one turn. A portion may be a single message.
 const PORTIONS: usize = 16;
@@ -40,7 +40,7 @@ pub(super) struct Preface {
     /// Whether the client has named all its topics. The topics of its identity follow.
     all_asked: bool,
     /// The position and the horizon of a returning client, the same in each request.
-    since: (Option<Position>, Option<u64>),
+    since: (Option<Since>, Option<u64>),
 }
 
 impl Preface {
@@ -69,12 +69,12 @@ struct Place {
 impl Transport {
     /// Whether the stream waits for topics to be joined or refused.
     pub(super) fn is_held(&self) -> bool {
-        self.preface.as_ref().is_some_and(|preface| preface.held.is_some())
+        self.rare.preface().is_some_and(|preface| preface.held.is_some())
     }
 
     /// Sends the head of the response, and then the queued frames.
     pub(super) fn begin(&mut self) {
-        if let Some(held) = self.preface.as_mut().and_then(|preface| preface.held.take()) {
+        if let Some(held) = self.rare.preface_mut().and_then(|preface| preface.held.take()) {
             self.slot.uncork(held);
             self.expect_silence();
         }
@@ -82,7 +82,7 @@ impl Transport {
 
     /// Drops the head and the queued frames, for a refusal or a close.
     pub(super) fn give_up_preface(&mut self) {
-        if self.preface.as_mut().and_then(|preface| preface.held.take()).is_some() {
+        if self.rare.preface_mut().and_then(|preface| preface.held.take()).is_some() {
             self.slot.uncork_empty();
         }
     }
@@ -92,7 +92,7 @@ impl Transport {
         let FrameError { id, topic, code, message, .. } = &error;
         self.tell_error(*id, topic.as_ref(), *code, message);
         let is_final = |error: &FrameError| error.code.class() == ErrorClass::DoNot;
-        let Some(preface) = &mut self.preface else { return };
+        let Some(preface) = self.rare.preface_mut() else { return };
         if preface.refused.as_ref().is_none_or(is_final) {
             preface.refused = Some(error);
         }
@@ -100,29 +100,29 @@ impl Transport {
 
     /// Keeps the request for an existing topic until every topic of the stream exists.
     pub(super) fn go_on_together(&mut self, asking: Asking, topic: &Arc<TopicState>) {
-        if let Some(preface) = &mut self.preface {
+        if let Some(preface) = self.rare.preface_mut() {
             preface.resuming.push((asking, Hold::new(topic)));
         }
     }
 
     /// Whether the client has named all its topics, and topics of its identity may have to be joined.
     pub(super) fn has_asked_all(&self) -> bool {
-        self.preface.as_ref().is_some_and(|preface| preface.all_asked)
+        self.rare.preface().is_some_and(|preface| preface.all_asked)
     }
 
     /// How many topics wait to be resumed together.
     pub(super) fn resuming(&self) -> usize {
-        self.preface.as_ref().map_or(0, |preface| preface.resuming.len())
+        self.rare.preface().map_or(0, |preface| preface.resuming.len())
     }
 
     /// Whether a topic waits to be resumed together with other topics.
     pub(super) fn is_resuming(&self, name: &TopicName) -> bool {
-        self.preface.as_ref().is_some_and(|preface| preface.resuming.iter().any(|(asking, _)| asking.name == *name))
+        self.rare.preface().is_some_and(|preface| preface.resuming.iter().any(|(asking, _)| asking.name == *name))
     }
 
     /// Notes the position with which the client returns.
     pub(super) fn note_since(&mut self, asking: &Asking) {
-        if let Some(preface) = &mut self.preface {
+        if let Some(preface) = self.rare.preface_mut() {
             preface.since = (asking.since, asking.horizon);
         }
     }
@@ -131,7 +131,7 @@ impl Transport {
     /// stream without any topic ends.
     pub(super) fn all_asked(&mut self) {
         while matches!(self.step, Step::Reading)
-            && let Some(preface) = &mut self.preface
+            && let Some(preface) = self.rare.preface_mut()
         {
             preface.all_asked = true;
             let (since, horizon) = preface.since;
@@ -141,10 +141,10 @@ impl Transport {
     }
 
     fn begin_with_topics(&mut self) {
-        let resuming = self.preface.as_mut().map(|preface| std::mem::take(&mut preface.resuming)).unwrap_or_default();
+        let resuming = self.rare.preface_mut().map(|preface| std::mem::take(&mut preface.resuming)).unwrap_or_default();
         let replays = self.resume_stream(resuming);
         let has_none = self.session.with_subscriptions(|subscriptions| subscriptions.is_empty()).unwrap_or(false);
-        let refused = self.preface.as_mut().and_then(|preface| preface.refused.take());
+        let refused = self.rare.preface_mut().and_then(|preface| preface.refused.take());
         if let Some(FrameError { id, code, message, .. }) = refused
             && has_none
         {
@@ -154,7 +154,7 @@ impl Transport {
         } else {
             self.begin();
         }
-        self.preface = None;
+        self.rare.forget_preface();
         if !replays.is_empty() && matches!(self.step, Step::Reading) {
             self.step = Step::Replaying(Box::new(Replaying { replays, together: true }));
         }
@@ -163,6 +163,9 @@ impl Transport {
     /// Tells the client its position in each topic, and returns the replays.
     fn resume_stream(&mut self, resuming: Vec<(Asking, Hold)>) -> Vec<Replay> {
         let seen = resuming.first().and_then(|(asking, _)| self.seen(asking, &resuming));
+        // Before the places: a message that another home hands out in between comes after its place, and must not be
+        // taken for a message up to the horizon.
+        let now = self.shared.pass_numbers.horizon();
         let mut places = Vec::with_capacity(resuming.len());
         for (asking, hold) in resuming {
             match self.place(hold.topic(), asking.since, seen) {
@@ -174,7 +177,7 @@ impl Transport {
         let (last, horizon) = match seen {
             // No missed message has been sent yet, so the last id still holds.
             Some(Seen { last, horizon, .. }) if !misses_nothing => (Some(last), Some(horizon)),
-            _ => (None, misses_nothing.then(|| self.shared.pass_numbers.horizon())),
+            _ => (None, misses_nothing.then_some(now)),
         };
         let mut replays = Vec::with_capacity(places.len());
         for (Asking { name, since, id, .. }, hold, Place { position, missed, repeated }) in places {
@@ -195,7 +198,7 @@ impl Transport {
             self.shared.trace_joined(&subscription, &name, position.seq);
             match missed {
                 Some(missed) => self.note_resumed(&name, missed),
-                None if since.is_some() => self.note_not_resumed(),
+                None if since.and_then(Since::position).is_some() => self.note_not_resumed(),
                 None => {}
             }
             self.joined((Arc::clone(topic), Arc::clone(&subscription)));
@@ -206,14 +209,16 @@ impl Transport {
 
     /// The part that the client has had; `None` if the last message belongs to no topic of the stream.
     fn seen(&self, asking: &Asking, resuming: &[(Asking, Hold)]) -> Option<Seen> {
-        let (since, horizon) = (asking.since?, asking.horizon?);
+        // A horizon of another node of the cluster says nothing about the passes of this one.
+        let horizon = asking.horizon.filter(|horizon| self.shared.pass_numbers.knows(*horizon))?;
+        let since = asking.since?.position()?;
         let (_, last) = resuming.iter().find(|(_, hold)| hold.topic().knows(since))?;
         let topic = last.topic();
         // A conflated message takes the place of an older message, ahead of messages up to its horizon. The id may come
         // from before a reload or a restart, under another policy than now.
         let conflates = self.shared.config().namespace(topic.name.as_str()).slow_consumer == SlowConsumer::Conflate;
         let moves = conflates || topic.has_conflated();
-        if moves || !self.may_resume(topic, since) {
+        if moves || !self.may_resume(topic, since.into()) {
             return None;
         }
         let pass = topic.handed_out_by(since.seq).ok().flatten().filter(|pass| *pass > 0);
@@ -222,16 +227,18 @@ impl Transport {
 
     /// The place in a topic: after the last message in its own topic, after the horizon in the other topics, and the
     /// current position where messages are no longer kept.
-    fn place(&self, topic: &TopicState, since: Option<Position>, seen: Option<Seen>) -> Result<Place, TopicError> {
+    fn place(&self, topic: &TopicState, since: Option<Since>, seen: Option<Seen>) -> Result<Place, TopicError> {
         let resumes = self.shared.config().namespace(topic.name.as_str()).resume == Resume::Position;
         let since = match (since.filter(|_| resumes), seen) {
-            (Some(since), Some(Seen { horizon, .. })) if !topic.knows(since) => Since::Pass(horizon),
-            (since, _) => Since::after(since),
+            (Some(Since::Position(since)), Some(Seen { horizon, .. })) if !topic.knows(since) => {
+                Beginning::Pass(horizon)
+            }
+            (since, _) => Beginning::after(since),
         };
         let entry = topic.entry(since, self.shared.clock.tick())?;
         let Entry { position, missed, .. } = entry;
         let repeated = match (since, missed, seen) {
-            (Since::Pass(_), Some(missed), Some(Seen { pass, .. })) => {
+            (Beginning::Pass(_), Some(missed), Some(Seen { pass, .. })) => {
                 let next = entry.first_seq() + missed;
                 let unseen = pass.map_or(next, |pass| topic.first_following(pass));
                 unseen.saturating_sub(entry.first_seq())
@@ -248,11 +255,16 @@ impl Transport {
             let Step::Replaying(replaying) = &mut self.step else { return Poll::Ready(()) };
             let next = match furthest_behind(&replaying.replays) {
                 Ok(Some(next)) => next,
-                Ok(None) => return self.join_together(tick),
-                Err(_) => {
-                    self.end(End::MessagesLost);
-                    return Poll::Ready(());
-                }
+                Ok(None) => match join_live(&replaying.replays, tick) {
+                    Ok(true) => {
+                        self.step = Step::Reading;
+                        return Poll::Ready(());
+                    }
+                    // Another home has handed a message out in the meantime.
+                    Ok(false) => continue,
+                    Err(_) => return self.end_without_messages(),
+                },
+                Err(_) => return self.end_without_messages(),
             };
             // A slow client gets the next portion when the queue is empty; `run` writes the queue.
             if !self.slot.is_flushed() {
@@ -261,12 +273,12 @@ impl Transport {
             let replay = &mut replaying.replays[next.index];
             match replay.topic.topic().catch_up_to(&replay.subscription, replay.from, next.until, tick) {
                 Ok(CatchUp::More(from)) => replay.from = from,
-                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                Ok(CatchUp::Lost(lost)) if replay.subscription.tells() => {
                     self.shared.counters.resume_gaps.fetch_add(1, Ordering::Relaxed);
                     let (topic, from) = (replay.topic.topic(), replay.from);
-                    let epoch = topic.epoch();
-                    self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to: first - 1 });
-                    replay.from = first;
+                    let Position { epoch, seq: to } = lost;
+                    self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to });
+                    replay.from = to + 1;
                 }
                 Ok(CatchUp::Lost(_) | CatchUp::Joined) | Err(_) => self.end(End::MessagesLost),
             }
@@ -275,19 +287,20 @@ impl Transport {
         yield_now(cx)
     }
 
-    /// Puts the client on the lists of all topics.
-    fn join_together(&mut self, tick: Tick) -> Poll<()> {
-        let Step::Replaying(replaying) = std::mem::replace(&mut self.step, Step::Reading) else {
-            return Poll::Ready(());
-        };
-        for Replay { topic, subscription, from } in replaying.replays {
-            if topic.topic().catch_up(&subscription, from, tick) != Ok(CatchUp::Joined) {
-                self.end(End::MessagesLost);
-                break;
-            }
-        }
+    fn end_without_messages(&mut self) -> Poll<()> {
+        self.end(End::MessagesLost);
         Poll::Ready(())
     }
+}
+
+/// Puts the client on the lists of all topics in one moment, if the client has all messages that were handed out.
+fn join_live(replays: &[Replay], tick: Tick) -> Result<bool, TopicError> {
+    let joins: Vec<_> =
+        replays.iter().map(|Replay { topic, subscription, from }| (&**topic.topic(), subscription, *from)).collect();
+    let mut together = Together::lock(joins.iter().map(|(topic, ..)| *topic));
+    let joined = together.join_live(&joins, tick);
+    together.unlock();
+    joined
 }
 
 /// The topic with the earliest unsent pass.

@@ -101,7 +101,7 @@ impl Transport {
             self.step = Step::Settling(Box::new(error));
         } else if error.is_fatal() {
             self.say_bye(error.id, error.code, &error.message);
-        } else if self.preface.is_some() {
+        } else if self.rare.preface().is_some() {
             self.refuse_topic(error);
         } else {
             self.tell_error(error.id, error.topic.as_ref(), error.code, &error.message);
@@ -184,7 +184,7 @@ impl Transport {
         let Detachment { joined, ended } = self.shared.sessions.table.detach(&self.session, expires, places);
         self.note_detached(joined.len());
         for (topic, subscription) in joined {
-            leave(&topic, subscription);
+            leave(&self.shared, &topic, subscription, Some(self.home));
         }
         self.shared.accounts.note_ended(Limit::DetachedSessions, ended, &self.shared);
     }

@@ -1,7 +1,6 @@
 //! Carrying out commands: at once, in a turn of their own, or when an answer has come.
 
 use std::io;
-use std::sync::Arc;
 
 use super::beginning::Preface;
 use super::identity::Renewal;
@@ -43,7 +42,7 @@ impl Transport {
         self.fresh &= Self::leaves_fresh(&command);
         if !self.fresh && self.opened {
             // No question about a new client comes any more.
-            self.tls = None;
+            self.rare.take_tls();
         }
         self.note_asked(&command);
         match command {
@@ -55,7 +54,7 @@ impl Transport {
             Command::Answer(bytes) => self.slot.send(bytes),
             Command::Preface(bytes) if !self.opened => {
                 self.slot.cork();
-                self.preface = Some(Box::new(Preface::new(bytes)));
+                self.rare.make().preface = Some(Box::new(Preface::new(bytes)));
             }
             Command::Preface(_) => {
                 let message = "a preface came after the connection was opened";
@@ -83,7 +82,7 @@ impl Transport {
             }
             Command::Unsubscribe { topic: name, id } => self.at_subscribe_rate(Then::Unsubscribe(name, id)),
             Command::Publish { topic, publication, ack, id } => {
-                let reply = Reply::connection(Arc::clone(&self.slot), topic.clone(), ack, id);
+                let reply = Reply::connection(self.owed(&topic), ack, id);
                 self.publish(topic, Pending { publication, reply }, None);
             }
             Command::PublishAndClose { topic, publication } => {
@@ -111,7 +110,7 @@ impl Transport {
 
     /// Does lengthy work now, or when there is a place in a turn.
     pub(super) fn in_turn(&mut self, work: Lengthy) {
-        if self.shared.turns.take(self.shared.home.pauses()) {
+        if self.shared.shift(self.home).turns.take(self.shared.homes.get(self.home).place.pauses()) {
             self.proceed(work);
         } else {
             self.step = Step::Queueing(Box::new(Queueing { ticket: None, then: work }));
@@ -140,6 +139,8 @@ impl Transport {
             Some(Err(error)) => self.answer_error(error),
             None => {}
         }
+        // Otherwise the run of the last message would owe the client an answer for ever, and the close would wait for it.
+        self.rare.end_run();
         if matches!(self.step, Step::Reading) {
             self.close();
         }

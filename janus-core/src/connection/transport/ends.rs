@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::closing::LINGER;
 use super::identity::{EXPIRED_WORDS, REVOKED_WORDS};
-use super::opening::after_a_restart;
+use super::opening::{after_a_restart, soon};
 use super::{Step, Transport, refusal};
 use crate::connection::acceptor::SERVER_FULL;
 use crate::delivery::{End, Exceeded, SlowReason};
@@ -403,8 +403,12 @@ impl Transport {
         }
     }
 
-    /// How long a client that is sent away now should stay away, until the restarted server listens.
+    /// How long a client that is sent away now should stay away, until the restarted server listens. Another node of a
+    /// cluster listens already, and keeps missed messages for a limited time.
     fn until_restarted(&self) -> Duration {
+        if self.shared.draining.has_successor() {
+            return soon(self.shared.config().drain_period);
+        }
         let end = self.shared.draining.end();
         let rest = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
         after_a_restart(rest, self.shared.config().restart_time)

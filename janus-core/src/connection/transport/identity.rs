@@ -16,6 +16,7 @@ use super::{Outcome, Step, Transport, refusal};
 use crate::delivery::End;
 use crate::ground::clock::now;
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
+use crate::session::Subscriptions;
 use crate::wire::{
     Command, Credentials, ErrorCode, FrameError, Open, Opens, Refusal, RequestId, ServerEvent, TopicName,
 };
@@ -56,12 +57,12 @@ impl Transport {
     pub(super) fn ask_for_identity(&mut self, mut open: Open, mut request: ConnectRequest) {
         let Some(hooks) = self.shared.hooks() else { return self.serve(open) };
         (request.auth, request.request) = (open.auth.take(), open.request.take());
-        request.tls = if self.may_prove_identity_later() { self.tls.clone() } else { self.tls.take() };
+        request.tls = if self.may_prove_identity_later() { self.rare.tls() } else { self.rare.take_tls() };
         let asked =
             request.request.as_ref().map_or(0, |head| head.memory()) + request.auth.as_ref().map_or(0, String::len);
         let answer = hooks.authenticate(request);
         let answer = answer.map(|identity| Outcome::Authenticated(Box::new(open), identity));
-        self.step = Step::Authenticating(Box::pin(answer), asked);
+        self.step = Step::waiting_with(answer, asked);
     }
 
     pub(super) fn authenticated(&mut self, open: Open, identity: Result<Arc<Identity>, Refused>) {
@@ -69,7 +70,7 @@ impl Transport {
             Ok(identity) => identity,
             // A second frame without a proof is an answer, and no reason to wait for a third.
             Err(refused) if refused.lacks_credentials && self.may_prove_identity_later() && !self.lacks_proof() => {
-                self.due.get_or_insert_default().lacking = Some(refused);
+                self.rare.make().due.get_or_insert_default().lacking = Some(refused);
                 // The first frame has its time from now on.
                 return self.slot.set_unfinished(self.is_awaited(), true, self.shared.clock.tick());
             }
@@ -78,7 +79,7 @@ impl Transport {
         if self.count_for_user(&identity.user, open.session.as_deref()).is_err() {
             return self.say_bye(None, ErrorCode::TooManyConnections, USER_FULL);
         }
-        self.due = None;
+        self.rare.forget_due();
         let client = self.adopt(&identity);
         self.serve(open);
         self.end_if_revoked(&identity);
@@ -94,13 +95,13 @@ impl Transport {
 
     /// Whether the client is not served before a proof of its identity.
     pub(super) fn lacks_proof(&self) -> bool {
-        self.due.as_ref().is_some_and(|due| due.lacking.is_some())
+        self.rare.due().is_some_and(|due| due.lacking.is_some())
     }
 
     /// Refuses a client that has not proved its identity with its first frame, or has sent none in time; false for any
     /// other client.
     pub(super) fn refuse_without_proof(&mut self) -> bool {
-        let Some(refused) = self.due.as_mut().and_then(|due| due.lacking.take()) else { return false };
+        let Some(refused) = self.rare.due_mut().and_then(|due| due.lacking.take()) else { return false };
         self.refuse_client(refused);
         true
     }
@@ -126,7 +127,7 @@ impl Transport {
 
     /// Gives the client this identity, with its end.
     fn adopt(&self, identity: &Arc<Identity>) -> Arc<Client> {
-        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer, Arc::clone(identity));
+        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer(), Arc::clone(identity));
         let client = Arc::new(client);
         self.session.identify(&client);
         let refreshes = self.shared.codecs().refreshes(self.slot.codec());
@@ -178,8 +179,8 @@ impl Transport {
         self.next_renewal.set(self.shared.clock.moment_after(wait + RENEWAL_INTERVAL));
         let answer = match renewal {
             Renewal::First => {
-                let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
-                (request.auth, request.tls) = (Some(auth), self.tls.clone());
+                let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer());
+                (request.auth, request.tls) = (Some(auth), self.rare.tls());
                 hooks.authenticate(request).left_future()
             }
             Renewal::Refresh(_) => hooks.refresh(client, auth).right_future(),
@@ -188,7 +189,7 @@ impl Transport {
             tokio::time::sleep(wait).await;
             Outcome::Renewed(renewal, answer.await)
         };
-        self.step = Step::Authenticating(Box::pin(answer), asked);
+        self.step = Step::waiting_with(answer, asked);
     }
 
     fn refuse_refresh(&self, id: RequestId, code: ErrorCode, message: &str) {
@@ -230,8 +231,7 @@ impl Transport {
 
     /// Ends the subscriptions that are granted no longer. Where the hook decides, each topic is asked about anew.
     fn review_topics(&mut self) {
-        let names =
-            |joined: &mut Vec<_>| joined.iter().map(|(topic, _): &crate::session::Joined| topic.name.clone()).collect();
+        let names = |joined: &mut Subscriptions| joined.iter().map(|(topic, _)| topic.name.clone()).collect();
         let names: Vec<TopicName> = self.session.with_subscriptions(names).unwrap_or_default();
         let mut asked = Vec::new();
         for name in names {
@@ -243,7 +243,7 @@ impl Transport {
         }
         if !asked.is_empty() {
             let answers = join_all(asked).map(|answers| Outcome::Reviewed(answers.into_iter().flatten().collect()));
-            self.step = Step::Waiting(Box::pin(answers));
+            self.step = Step::waiting(answers);
         }
     }
 

@@ -6,7 +6,6 @@
 //!
 //! Such a connection is a [guest](crate::connection::guests): on a full server it makes room, silent connections first.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
@@ -15,7 +14,7 @@ use super::whence::Arrival;
 use super::{Step, Transport};
 use crate::accounts::fairness::price;
 use crate::connection::returning::Kept;
-use crate::topic::publish::{Pending, Reply};
+use crate::topic::publish::{Owed, Pending, Reply};
 use crate::wire::{Bytes, Command, Peer, Publication, RequestId, TopicName};
 
 /// The order of the answers to the requests of a connection.
@@ -50,7 +49,8 @@ impl Transport {
             self.answers = Answers::InOrder;
         }
         if client.is_some() {
-            self.arrival = Some(Box::new(Arrival { client, ..self.take_arrival() }));
+            let arrival = Arrival { client, ..self.take_arrival() };
+            self.rare.make().arrival = Some(Box::new(arrival));
         }
         self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
         // A request that was passed on has led to a connection more.
@@ -82,7 +82,7 @@ impl Transport {
             self.announce_close();
             self.answers = Answers::Last;
         }
-        let reply = Reply::request(Arc::clone(&self.slot), topic.clone(), id);
+        let reply = Reply::connection(Owed::to_request(&self.slot, topic.clone()), true, id);
         self.offer(topic, Pending { publication, reply }, None);
     }
 
@@ -146,7 +146,7 @@ impl Transport {
 
     /// Tells the heartbeat whether the client owes bytes, and how patient to be. `completed` says whether the client has
     /// completed a frame since the last time.
-    pub(super) fn note_awaited(&self, completed: bool) {
+    pub(crate) fn note_awaited(&self, completed: bool) {
         let is_awaited = self.is_awaited();
         let was_idle = self.slot.set_idle(is_awaited && self.decoder.is_idle());
         let begins_anew = completed || was_idle != self.slot.is_idle();
@@ -155,15 +155,15 @@ impl Transport {
 
     /// What holds for the next request, if the connection comes back; `arrived` is the peer without any request.
     pub(super) fn kept_from(&self, arrived: Peer) -> Kept {
-        let client = Some(self.session.peer).filter(|peer| *peer != arrived);
+        let client = Some(self.session.peer()).filter(|peer| *peer != arrived);
         Kept { bytes: self.pace.bytes(), is_submitter: self.is_submitter(), client }
     }
 
     /// What the connection needs to come back after it was passed on.
     pub(super) fn take_arrival(&mut self) -> Arrival {
-        match self.arrival.take() {
+        match self.rare.take_arrival() {
             Some(arrival) => *arrival,
-            None => Arrival { peer: self.session.peer, is_foreign: self.is_foreign, client: None },
+            None => Arrival { peer: self.session.peer(), is_foreign: self.is_foreign, client: None },
         }
     }
 }

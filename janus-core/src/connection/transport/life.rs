@@ -25,7 +25,7 @@ impl Transport {
 
     /// A trusted proxy has named the client.
     pub(super) fn note_named(&self, proxy: Peer) {
-        let peer = self.session.peer;
+        let peer = self.session.peer();
         self.say(TraceKind::Connect, "transport_supervisor", || format!("is {peer}, through the proxy {proxy}"));
     }
 
@@ -78,7 +78,7 @@ impl Transport {
     pub(super) fn note_closed(&self) {
         let (why, code) = match self.ending() {
             Disconnect::ByServer(code) => (code.as_str(), Some(code.as_str())),
-            Disconnect::ByClient if self.passed_on => ("passed on", None),
+            Disconnect::ByClient if matches!(self.step, Step::PassedOn) => ("passed on", None),
             Disconnect::ByClient => ("its stream has ended", None),
         };
         debug!(self, [code], "closed: {why}");
@@ -108,7 +108,7 @@ impl Transport {
         let figures = &self.shared.figures;
         match self.ending() {
             // The connection continues elsewhere.
-            Disconnect::ByClient if self.passed_on => {}
+            Disconnect::ByClient if matches!(self.step, Step::PassedOn) => {}
             Disconnect::ByServer(ErrorCode::Internal) => figures.disconnects.add(ErrorCode::Internal),
             _ if self.is_of_requests => {}
             Disconnect::ByClient => {
@@ -118,11 +118,16 @@ impl Transport {
         }
     }
 
+    /// Whether nothing is left to do for the connection.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.step, Step::PassedOn | Step::Over)
+    }
+
     /// The side that has ended the connection.
     pub(super) fn ending(&self) -> Disconnect {
         match self.why {
             Some(code) => Disconnect::ByServer(code),
-            None if matches!(self.step, Step::Over) => Disconnect::ByClient,
+            None if self.is_over() => Disconnect::ByClient,
             // The Transport was killed, or has panicked.
             None => Disconnect::ByServer(ErrorCode::Internal),
         }

@@ -25,7 +25,7 @@ pub(super) struct PassingOn {
 impl Transport {
     /// Authenticates the client if there are hooks, then serves it.
     pub(crate) fn open(&mut self, open: Open) {
-        let request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer);
+        let request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer());
         self.ask_for_identity(open, request);
     }
 
@@ -95,7 +95,7 @@ impl Transport {
             slot.end(End::SessionTaken);
             self.stop_counting(slot.id);
             for (topic, subscription) in joined {
-                leave(&topic, subscription);
+                leave(&self.shared, &topic, subscription, Some(self.home));
             }
         }
         Ok(())
@@ -134,7 +134,7 @@ impl Transport {
         if let Some(rest) = self.rest.take() {
             received.extend_from_slice(&rest);
         }
-        let peer = self.session.peer;
+        let peer = self.session.peer();
         self.count_accepted();
         let request = self.decoder.request().cloned().map(|head| PassedRequest { head, bytes });
         let stream = match self.slot.take_link().map(Link::leave_reactor) {
@@ -143,7 +143,7 @@ impl Transport {
             // The connection has been cut off.
             None => return,
         };
-        self.passed_on = true;
+        self.step = Step::PassedOn;
         let is_local = self.origin.is_local && !self.is_foreign;
         let Arrival { peer: arrived, is_foreign, .. } = self.take_arrival();
         let kept = self.kept_from(arrived);
@@ -156,7 +156,7 @@ impl Transport {
                 is_foreign,
                 // The admission of another client ends with its request.
                 admission: (admission, arrived == peer),
-                tls: self.tls.take(),
+                tls: self.rare.take_tls(),
                 kept,
             },
         );
@@ -167,6 +167,9 @@ impl Transport {
 /// When a client that was told to try again may come back: the first and the last moment, in milliseconds. Clients that
 /// are told together must not come together.
 const TRY_AGAIN: Range<u64> = 100..2_000;
+
+/// When a client may come to another node, in milliseconds.
+const SOON: Range<u64> = 0..500;
 
 /// When a client may come back after it was told to slow down, in milliseconds.
 const SLOW_DOWN: Range<u64> = 5_000..15_000;
@@ -191,6 +194,12 @@ pub(crate) fn refusal(code: ErrorCode, message: &str) -> Refusal<'_> {
 /// longer drain eats into `restart_time`, of which most restarts need a second.
 pub(super) fn after_a_restart(rest_of_drain: Duration, restart_time: Duration) -> Duration {
     rest_of_drain + restart_time + any_moment(TRY_AGAIN)
+}
+
+/// How long a client should stay away that another node takes. A drain that sends its clients away over a time has spread
+/// them already.
+pub(super) fn soon(drain_period: Duration) -> Duration {
+    any_moment(if drain_period.is_zero() { TRY_AGAIN } else { SOON })
 }
 
 /// How long a client should stay away to slow down.

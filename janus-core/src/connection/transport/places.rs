@@ -101,7 +101,7 @@ impl Transport {
         }
         // A client between two requests is refused nothing.
         if !self.is_closing() && !self.slot.is_idle() {
-            count_refusal(&self.shared, self.session.peer, code);
+            count_refusal(&self.shared, self.session.peer(), code);
         }
         self.why = Some(code);
         self.step = Step::Over;
@@ -110,7 +110,7 @@ impl Transport {
     /// Tells the client that there is no place, and closes. Closes at once if `max_refusals` clients are being told
     /// already.
     fn turn_away(&mut self, code: ErrorCode, message: &str) {
-        count_refusal(&self.shared, self.session.peer, code);
+        count_refusal(&self.shared, self.session.peer(), code);
         self.part_with(refusal(code, message));
     }
 

@@ -65,18 +65,25 @@ impl Transport {
             self.portion.allowed = u16::MAX;
             return Poll::Ready(());
         };
-        let fairness = &self.shared.fairness;
+        let fairness = &self.shared.shift(self.home).fairness;
         let allowed = match self.portion.ticket {
             Some(ticket) => Some(ready!(fairness.poll_called(account, ticket, cx.waker()))),
-            None => fairness.admit(account, self.want(), self.shared.home.pauses()),
+            None => fairness.admit(account, self.want(), self.shared.homes.get(self.home).place.pauses()),
         };
         match allowed {
             Some(allowed) => {
+                let allowed = if self.publishes_widely() { allowed * 2 } else { allowed };
                 (self.portion.ticket, self.portion.allowed) = (None, allowed);
                 Poll::Ready(())
             }
             None => self.wait_for_portion(self.want(), cx),
         }
+    }
+
+    /// Whether the last message went to a topic whose passes take longer than a portion. Messages of such a publisher are
+    /// better read together: each batch costs a system call for each subscriber.
+    pub(super) fn publishes_widely(&self) -> bool {
+        self.published.as_ref().is_some_and(|topic| topic.is_wide())
     }
 
     /// Whether a portion has ended before the input.
@@ -94,7 +101,7 @@ impl Transport {
     /// Lets other connections go first, because there is more to do than a portion.
     pub(super) fn wait_for_portion<T>(&mut self, want: Want, cx: &mut task::Context<'_>) -> Poll<T> {
         let Some(account) = self.slot.account() else { return yield_now(cx) };
-        self.portion.ticket = Some(self.shared.fairness.wait(account, want, cx.waker()));
+        self.portion.ticket = Some(self.shared.shift(self.home).fairness.wait(account, want, cx.waker()));
         Poll::Pending
     }
 
@@ -103,7 +110,7 @@ impl Transport {
         if let Some(account) = self.slot.account()
             && self.portion.done > 0
         {
-            self.shared.fairness.charge(account, self.portion.done.into());
+            self.shared.shift(self.home).fairness.charge(account, self.portion.done.into());
         }
         (self.portion.allowed, self.portion.done) = (0, 0);
     }
@@ -119,7 +126,7 @@ impl Transport {
         if let Some(account) = self.slot.account()
             && let Some(ticket) = self.portion.ticket.take()
         {
-            self.shared.fairness.leave(account, ticket);
+            self.shared.shift(self.home).fairness.leave(account, ticket);
         }
     }
 }

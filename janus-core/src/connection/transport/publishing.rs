@@ -1,6 +1,7 @@
 //! Publishing: a message is allowed, offered to its topic, and waits for room there.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll};
 
 use futures_util::FutureExt;
@@ -11,7 +12,7 @@ use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
 use crate::delivery::Exceeded;
 use crate::hooks::{Grant, Refused};
-use crate::topic::publish::{Pending, PublishError, Receipt, route};
+use crate::topic::publish::{Owed, Pending, PublishError, Publisher, Receipt, route};
 use crate::topic::{Place, Waiter};
 use crate::wire::TopicName;
 
@@ -32,7 +33,23 @@ pub(super) struct Offering {
     pub(super) outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
 }
 
+/// What holds for further messages to the same topic until the input at hand is decoded.
+pub(super) struct Run {
+    owed: Arc<Owed>,
+    /// Whether the client may publish without a question to a hook.
+    is_permitted: bool,
+}
+
 impl Transport {
+    /// The answers owed for messages to this topic.
+    pub(super) fn owed(&mut self, topic: &TopicName) -> Arc<Owed> {
+        let run = &mut self.rare.make().run;
+        if run.as_ref().is_none_or(|run| run.owed.topic != *topic) {
+            *run = Some(Run { owed: Owed::to_client(&self.slot, topic.clone()), is_permitted: false });
+        }
+        run.as_ref().map(|run| Arc::clone(&run.owed)).expect("just made")
+    }
+
     /// Publishes a message if the client is allowed to, once there is room under the client's rate.
     pub(super) fn publish(
         &mut self,
@@ -55,6 +72,10 @@ impl Transport {
         pending: Pending,
         outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>,
     ) {
+        let run = self.rare.run_mut().filter(|run| run.owed.topic == topic);
+        if run.is_some_and(|run| run.is_permitted) {
+            return self.offer(topic, pending, outcome);
+        }
         let permission = match (self.shared.installed_hooks(), &*self.session.client()) {
             // A grant holds even where nobody may publish, and a client keeps its grants when hooks are no longer needed.
             (Some(hooks), Some(client)) if self.may_publish() || !matches!(client.identity.publish, Grant::Ask) => {
@@ -65,7 +86,12 @@ impl Transport {
             _ => Err(None),
         };
         match permission {
-            Ok(None) => self.offer(topic, pending, outcome),
+            Ok(None) => {
+                if let Some(run) = self.rare.run_mut().filter(|run| run.owed.topic == topic) {
+                    run.is_permitted = true;
+                }
+                self.offer(topic, pending, outcome);
+            }
             Ok(Some(answer)) => {
                 let answer = Box::pin(answer);
                 self.step = Step::Permitting(Box::new(Permitting { topic, pending, outcome, answer }));
@@ -81,7 +107,7 @@ impl Transport {
     /// Whether clients in this place may publish. A client of a listener off loopback is a stranger until the operator
     /// says otherwise, and so is a client passed on from elsewhere by a proxy on this machine.
     fn may_publish(&self) -> bool {
-        self.shared.config().allow_publish || (self.origin.is_local && !self.is_foreign)
+        self.origin.is_local && !self.is_foreign || self.shared.config().allow_publish
     }
 
     pub(super) fn deny(
@@ -104,7 +130,7 @@ impl Transport {
         self.publishes();
         let made = self.shared.topics.table.made();
         let answers = pending.reply.wants_receipt();
-        let by = self.slot.account();
+        let by = Publisher { account: self.slot.account(), home: Some(self.home) };
         let routed = route(&self.shared, &mut self.published, &topic, by, pending, None);
         self.add_topics((self.shared.topics.table.made() - made) as usize);
         if self.published.is_none() && answers {
@@ -125,7 +151,7 @@ impl Transport {
             return Poll::Ready(());
         };
         let pending = offering.pending.take().expect("an offering ends with its message");
-        let by = self.slot.account();
+        let by = Publisher { account: self.slot.account(), home: Some(self.home) };
         let waiter = Waiter { waker: cx.waker(), place: &mut offering.place };
         match route(&self.shared, &mut self.published, &offering.topic, by, pending, Some(waiter)) {
             Ok(()) => {
@@ -146,9 +172,9 @@ impl Transport {
     /// A classic PUBLISH closes its connection once the outcome is known; the topic answers other messages.
     pub(super) fn await_outcome(&mut self, outcome: Option<oneshot::Receiver<Result<Receipt, PublishError>>>) {
         if let Some(outcome) = outcome {
-            self.step = Step::Waiting(Box::pin(
+            self.step = Step::waiting(
                 outcome.map(|outcome| Outcome::Published(outcome.unwrap_or(Err(PublishError::TopicCrashed)))),
-            ));
+            );
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::wire::Command;
 /// Bytes read at once, into a buffer shared by all connections of an arbiter; then other connections get their turn.
 ///
 /// Larger reads would be fewer. But messages of a fast publisher are to be on their way to the subscribers while the
-/// next messages are read: four reads of 64 KiB in a turn give a quarter less throughput to one subscriber.
+/// next messages are read: four reads of 64 KiB in a turn give a quarter less throughput to one subscriber. Where the
+/// messages go to many subscribers, reading continues up to the end of a portion.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
 thread_local! {
@@ -74,7 +75,8 @@ impl Transport {
                         if !input.is_empty() {
                             self.rest = Some(Box::new(Bytes::copy_from_slice(input)));
                         }
-                        if self.is_interrupted() || length == scratch.len() && matches!(self.step, Step::Reading) {
+                        let has_more = length == scratch.len() && matches!(self.step, Step::Reading);
+                        if self.is_interrupted() || has_more && !self.publishes_widely() {
                             return self.wait_for_portion(Want::More, cx);
                         }
                     }
@@ -123,6 +125,7 @@ impl Transport {
             let gains_time = self.opened && !self.is_silent_guest() || becomes;
             completed = completed || (gains_time && !self.decoder.is_mid_frame()) || self.decoder.is_idle();
         }
+        self.rare.end_run();
         // The bytes after the end of a portion are unknown. A frame late before the end is late after the end.
         if !self.is_interrupted() || completed {
             if input.is_empty() {
@@ -171,7 +174,7 @@ impl Transport {
                 Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) => 0,
             },
             Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
-            Step::Authenticating(_, bytes) => *bytes,
+            Step::Waiting(waiting) => waiting.held,
             _ => 0,
         };
         self.note_record();

@@ -14,9 +14,10 @@ use crate::delivery::{End, Subscription};
 use crate::ground::tasks::yield_now;
 use crate::hooks::Refused;
 use crate::session::{Joined, SessionToken, Unclaimed};
+use crate::topic::cluster::Want;
 use crate::topic::leave;
-use crate::topic::{Anchor, CatchUp, Hold, Since, TopicError, TopicState};
-use crate::wire::{ErrorCode, FrameError, Position, ServerEvent, TopicName};
+use crate::topic::{Anchor, Beginning, CatchUp, Hold, Together, TopicError, TopicState};
+use crate::wire::{ErrorCode, FrameError, Position, ServerEvent, Since, TopicName};
 
 /// The attach of a returning client, once its topics exist.
 pub(super) struct Prepared {
@@ -28,6 +29,9 @@ pub(super) struct Prepared {
     /// The topics to which the client may not subscribe.
     pub(super) denied: Vec<(TopicName, Refused)>,
 }
+
+/// A topic that the client does not join, and why.
+type Refusal = (TopicName, ErrorCode, String);
 
 /// A topic that a client wants to resume.
 pub(super) struct Wanted {
@@ -79,7 +83,12 @@ impl Transport {
             return self.say_bye(None, ErrorCode::SessionTaken, message);
         }
         let mut missing = Vec::new();
-        let is_missing = |name: &TopicName| self.shared.topics.table.find(name.as_str()).is_none();
+        // A classic client comes back to the node of its session, whose ring the count refers to.
+        let want = Want::Join(Beginning::Now);
+        let is_missing = |name: &TopicName| {
+            let found = self.shared.topics.table.find(name.as_str());
+            found.is_none_or(|topic| !topic.is_prepared(want, &self.shared))
+        };
         self.session.with_cursors(|cursors| {
             missing.extend(cursors.iter().map(|cursor| &cursor.anchor.name).filter(|name| is_missing(name)).cloned());
         });
@@ -98,12 +107,12 @@ impl Transport {
         }
         self.add_topics(missing.len());
         let (shared, by) = (Arc::clone(&self.shared), self.slot.account().cloned());
-        self.step = Step::Waiting(Box::pin(async move {
+        self.step = Step::waiting(async move {
             prepared.denied.extend(join_all(asked).await.into_iter().flatten());
             missing.retain(|name| prepared.denied.iter().all(|(denied, _)| denied != name));
             let create_all = async {
                 for name in missing {
-                    if let Err(error) = find_or_create(&shared, &name, by.clone()).await {
+                    if let Err(error) = find_or_create(&shared, &name, by.clone(), want).await {
                         prepared.failed.push((name, error));
                     }
                 }
@@ -111,91 +120,106 @@ impl Transport {
             // A topic that was not made in time is missing later.
             let _ = tokio::time::timeout(CONTROL_TIMEOUT, create_all).await;
             Outcome::Prepared(prepared)
-        }));
+        });
     }
 
     /// Joins the topics of the session, each from the client's position if possible, and tells the client which topics
     /// resume.
     ///
-    /// All of this happens in a single turn of the arbiter on which topics number and hand out messages: no message can
-    /// come between the answer and the first moment of a subscription.
+    /// All of this happens under the locks of the topics: no message can come between the answer and the first moment of a
+    /// subscription.
     ///
     /// The session continues under the connection's own token if the client has to count afresh anywhere. A client that
     /// never gets this answer returns with the old token, and its old counts must not be taken for new counts.
     pub(super) fn resume(&mut self, prepared: Prepared) {
-        let Prepared { received, own, failed, denied } = prepared;
+        let own = prepared.own;
         let tick = self.shared.clock.tick();
+        let (found, mut errors) = self.find_wanted(prepared);
         let mut joined = Vec::new();
         let mut replays = Vec::new();
         let mut answers = Vec::new();
-        let mut errors = Vec::new();
-        for Wanted { name, kept, from } in self.wanted(&received) {
-            if let Some((_, denied)) = denied.iter().find(|(denied, _)| *denied == name) {
-                errors.push((name, denied.code, denied.message.clone()));
-                continue;
-            }
-            if joined.len() >= self.shared.config().max_topics_per_client {
-                let message = "the limit of topics per client is reached; unsubscribe first";
-                errors.push((name, ErrorCode::TooManyTopics, message.to_owned()));
-                continue;
-            }
-            let Some(topic) = self.shared.find_or_wake(&name, self.slot.account()) else {
-                let error = failed.iter().find(|(failed, _)| *failed == name);
-                let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
-                errors.push((name, error.code(), error.to_string()));
-                continue;
-            };
-            let subscription = Arc::new(self.subscription(&name));
-            let hold = Hold::new(&topic);
+        let mut together = Together::lock(found.iter().map(|(_, topic)| &**topic));
+        for (Wanted { name, kept, from }, topic) in &found {
+            let subscription = Arc::new(self.subscription(name));
+            let hold = Hold::new(topic);
             let counted = from
-                .filter(|(anchor, ..)| Arc::ptr_eq(anchor, &topic.anchor) && self.keeps_places(&name))
-                .and_then(|(_, first_seq, count)| Some((first_seq, first_seq.checked_add(count)?)));
-            let since = if kept { Since::Session(counted.map(|(_, from)| from)) } else { Since::Now };
-            let entry = match topic.join(&subscription, since, tick) {
+                .as_ref()
+                .filter(|(anchor, ..)| Arc::ptr_eq(anchor, &topic.anchor) && self.keeps_places(name))
+                .and_then(|(_, first_seq, count)| Some((*first_seq, first_seq.checked_add(*count)?)));
+            let since = if *kept { Beginning::Session(counted.map(|(_, from)| from)) } else { Beginning::Now };
+            let entry = match together.join(topic, &subscription, since, tick) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    errors.push((name, error.code(), error.to_string()));
+                    errors.push((name.clone(), error.code(), error.to_string()));
                     continue;
                 }
             };
-            self.shared.trace_joined(&subscription, &name, entry.position.seq);
+            self.shared.trace_joined(&subscription, name, entry.position.seq);
             if let (Some(missed), Some((first_seq, from))) = (entry.missed, counted) {
                 subscription.count_from(first_seq);
-                self.note_resumed(&name, missed);
+                self.note_resumed(name, missed);
                 replays.push(Replay { topic: hold, subscription: Arc::clone(&subscription), from });
             } else {
-                self.note_joined(&name);
+                self.note_joined(name);
                 self.note_not_resumed();
             }
-            joined.push((topic, subscription));
-            answers.push((name, entry.missed));
+            joined.push((Arc::clone(topic), subscription));
+            answers.push((name.clone(), entry.missed));
         }
-        self.answer_attach(own, joined, &answers, errors);
+        let taken = self.answer_attach(own, joined, &answers);
+        together.unlock();
+        // Another connection has taken over the session.
+        for (topic, subscription) in taken {
+            leave(&self.shared, &topic, subscription, Some(self.home));
+        }
+        for (name, code, message) in errors {
+            self.tell_error(None, Some(&name), code, &message);
+        }
         // Topics without a replay are joined already.
         self.step =
             if replays.is_empty() { Step::Reading } else { Step::Replaying(Box::new(Replaying::one_by_one(replays))) };
     }
 
-    /// Completes the claim, and tells the client the resumed topics and the refused topics.
+    /// The topics that the client may join, and the errors for the other topics.
+    fn find_wanted(&self, prepared: Prepared) -> (Vec<(Wanted, Arc<TopicState>)>, Vec<Refusal>) {
+        let Prepared { received, failed, denied, .. } = prepared;
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for wanted in self.wanted(&received) {
+            let name = &wanted.name;
+            if let Some((_, denied)) = denied.iter().find(|(denied, _)| denied == name) {
+                errors.push((wanted.name, denied.code, denied.message.clone()));
+            } else if found.len() >= self.shared.config().max_topics_per_client {
+                let message = "the limit of topics per client is reached; unsubscribe first";
+                errors.push((wanted.name, ErrorCode::TooManyTopics, message.to_owned()));
+            } else if let Some(topic) = self.shared.find_or_wake(name, self.slot.account())
+                && topic.is_prepared(Want::Join(Beginning::Now), &self.shared)
+            {
+                found.push((wanted, topic));
+            } else {
+                let error = failed.iter().find(|(failed, _)| failed == name);
+                let error = error.map_or(TopicError::Unavailable, |(_, error)| *error);
+                errors.push((wanted.name, error.code(), error.to_string()));
+            }
+        }
+        (found, errors)
+    }
+
+    /// Completes the claim, and tells the client the resumed topics. Returns the subscriptions if another connection has
+    /// taken over the session.
     fn answer_attach(
         &mut self,
         own: SessionToken,
         mut joined: Vec<Joined>,
         answers: &[(TopicName, Option<u64>)],
-        errors: Vec<(TopicName, ErrorCode, String)>,
-    ) {
+    ) -> Vec<Joined> {
         if own != self.session.token && answers.iter().any(|(_, missed)| missed.is_none()) {
             self.session = self.shared.sessions.table.rename(&self.session, own);
             self.shared.table.set_session(&self.slot, &self.session);
         }
         joined.shrink_to_fit();
-        for (topic, subscription) in self.session.complete_claim(joined) {
-            leave(&topic, subscription);
-        }
+        let taken = self.session.complete_claim(joined);
         self.slot.tell(&ServerEvent::Attached { topics: answers, session: &self.session.token.to_hex() });
-        for (name, code, message) in errors {
-            self.tell_error(None, Some(&name), code, &message);
-        }
+        taken
     }
 
     /// Whether returning clients of this topic get missed messages.
@@ -203,12 +227,16 @@ impl Transport {
         self.shared.config().namespace(topic.as_str()).resume != Resume::Off
     }
 
-    /// Whether the client may resume after this position: after any position, or only after a position within an
-    /// earlier subscription of the session. A client can make up a position, but not a session.
-    pub(super) fn may_resume(&self, topic: &Arc<TopicState>, since: Position) -> bool {
+    /// Whether the client may begin there: anywhere, or only after a position within an earlier subscription of the
+    /// session. A client can make up a position, but not a session.
+    pub(super) fn may_resume(&self, topic: &Arc<TopicState>, since: Since) -> bool {
         match self.shared.config().namespace(topic.name.as_str()).resume {
             Resume::Position => true,
-            Resume::Session => self.session.began_earlier(topic).is_some_and(|first| since.seq >= first - 1),
+            Resume::Session => self
+                .session
+                .began_earlier(topic)
+                .zip(since.position())
+                .is_some_and(|(first, since)| since.seq >= first - 1),
             Resume::Off => false,
         }
     }
@@ -258,12 +286,12 @@ impl Transport {
                     return yield_now(cx);
                 }
                 // The client was promised these messages.
-                Ok(CatchUp::Lost(first)) if replay.subscription.tells() => {
+                Ok(CatchUp::Lost(lost)) if replay.subscription.tells() => {
                     self.shared.counters.resume_gaps.fetch_add(1, Ordering::Relaxed);
                     let (topic, from) = (replay.topic.topic(), replay.from);
-                    let epoch = topic.epoch();
-                    self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to: first - 1 });
-                    replay.from = first;
+                    let Position { epoch, seq: to } = lost;
+                    self.slot.tell(&ServerEvent::Gap { topic: &topic.name, epoch, from, to });
+                    replay.from = to + 1;
                 }
                 Ok(CatchUp::Lost(_)) | Err(_) => self.end(End::MessagesLost),
             }

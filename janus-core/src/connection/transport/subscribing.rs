@@ -12,16 +12,18 @@ use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
 use crate::accounts::Account;
 use crate::connection::Connections;
 use crate::delivery::Subscription;
+use crate::ground::homes::HomeId;
 use crate::hooks::Refused;
 use crate::session::Joined;
+use crate::topic::cluster::Want;
 use crate::topic::manager::Create;
-use crate::topic::{Hold, Since, Subscribe, Topic, TopicError, TopicState, leave};
-use crate::wire::{ErrorCode, FrameError, Position, RequestId, ServerEvent, TopicName};
+use crate::topic::{Beginning, Entry, Hold, Subscribe, Topic, TopicError, TopicState, leave, subscribe_elsewhere};
+use crate::wire::{ErrorCode, FrameError, RequestId, ServerEvent, Since, TopicName};
 
 /// The subscribe command of a client.
 pub(super) struct Asking {
     pub(super) name: TopicName,
-    pub(super) since: Option<Position>,
+    pub(super) since: Option<Since>,
     pub(super) horizon: Option<u64>,
     pub(super) id: RequestId,
     /// Whether the server subscribes the client without a request.
@@ -52,7 +54,7 @@ impl Transport {
         match permission {
             Ok(None) => self.in_turn(Lengthy::Subscribe(asking)),
             Ok(Some(answer)) => {
-                self.step = Step::Waiting(Box::pin(answer.map(|answer| Outcome::Permitted(asking, answer))));
+                self.step = Step::waiting(answer.map(|answer| Outcome::Permitted(asking, answer)));
             }
             Err(denied) => self.conclude(Outcome::Permitted(asking, Err(denied))),
         }
@@ -95,36 +97,52 @@ impl Transport {
         }
         let subscription = Some(Arc::new(self.subscription(name)));
         let by = self.slot.account().cloned();
-        let joining = Joining { shared: Arc::clone(&self.shared), name: asking.name, by, id, subscription };
-        let running = self.shared.topics.table.find(joining.name.as_str()).and_then(|topic| {
-            let answer = topic.actor.addr()?.send(joining.request());
-            Some((topic, answer))
-        });
-        self.step = match running {
-            Some((topic, answer)) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
-            None => {
-                self.add_topics(1);
-                joining.patiently()
+        let (shared, home) = (Arc::clone(&self.shared), self.home);
+        let joining = Joining { shared, home, name: asking.name, by, id, subscription };
+        let Some(topic) = self.shared.topics.table.find(joining.name.as_str()) else {
+            self.add_topics(1);
+            self.step = joining.patiently();
+            return;
+        };
+        if !topic.is_prepared(Want::Join(Beginning::Now), &self.shared) {
+            self.step = joining.patiently();
+            return;
+        }
+        if self.shared.homes.of_topic(topic.number) != home {
+            match subscribe_elsewhere(&self.shared, &topic, joining.request()) {
+                Some(Ok(())) => self.joined((topic, joining.joined())),
+                // The topic has no actor for now, or has ended.
+                Some(Err(_)) | None => self.step = joining.patiently(),
             }
+            return;
+        }
+        self.step = match topic.actor.addr().map(|actor| actor.send(joining.request())) {
+            Some(answer) => Step::Joining(Box::new(Asked { joining, topic, answer: Box::pin(answer) })),
+            None => joining.patiently(),
         };
     }
 
     /// Finds or makes a topic for a client to resume.
     pub(super) fn find(&mut self, asking: Asking) {
+        let want = Want::Join(Beginning::after(asking.since));
         if let Some(topic) = self.shared.topics.table.find(asking.name.as_str()) {
-            return self.go_on(asking, &topic);
+            if topic.is_prepared(want, &self.shared) {
+                return self.go_on(asking, &topic);
+            }
+        } else {
+            self.add_topics(1);
         }
-        self.add_topics(1);
         let (shared, by) = (Arc::clone(&self.shared), self.slot.account().cloned());
-        self.step = Step::Waiting(Box::pin(async move {
-            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name, by)).await;
-            Outcome::Found(Box::new(asking), found.unwrap_or(Err(TopicError::Unavailable)))
-        }));
+        self.step = Step::waiting(async move {
+            let found = tokio::time::timeout(CONTROL_TIMEOUT, find_or_create(&shared, &asking.name, by, want)).await;
+            let found = found.unwrap_or_else(|_| Err(shared.topics.late(&asking.name)));
+            Outcome::Found(Box::new(asking), found)
+        });
     }
 
     /// Subscribes from the client's position, if possible, and tells the client whether the topic resumes.
     ///
-    /// As in [`resume`](Self::resume), no message can come between the answer and the first moment of the subscription.
+    /// No message can come between the answer and the first moment of the subscription.
     pub(super) fn go_on(&mut self, asking: Asking, topic: &Arc<TopicState>) {
         if self.is_held() {
             return self.go_on_together(asking, topic);
@@ -134,7 +152,22 @@ impl Transport {
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
         let leads_on = since.filter(|since| self.may_resume(topic, *since));
-        let entry = match topic.join(&subscription, Since::after(leads_on), tick) {
+        let tell = |Entry { position, missed, .. }: Entry| {
+            let event = ServerEvent::Subscribed {
+                id: *id,
+                topic: name,
+                position,
+                last: None,
+                // A client that asks for topic after topic knows a position in each.
+                horizon: None,
+                since: *since,
+                missed,
+                repeated: 0,
+            };
+            let assigned = ServerEvent::Assigned { topic: name, position };
+            self.slot.tell(if *is_assigned { &assigned } else { &event });
+        };
+        let entry = match topic.join_and_tell(&subscription, Beginning::after(leads_on), tick, tell) {
             Ok(entry) => entry,
             Err(TopicError::Ended) if !self.shared.is_draining() => {
                 self.shared.topics.table.remove(topic);
@@ -142,28 +175,14 @@ impl Transport {
             }
             Err(error) => return self.answer_error(refused(error, *id, name)),
         };
-        let position = entry.position;
-        let event = ServerEvent::Subscribed {
-            id: *id,
-            topic: name,
-            position,
-            last: None,
-            // A client that asks for topic after topic knows a position in each.
-            horizon: None,
-            since: *since,
-            missed: entry.missed,
-            repeated: 0,
-        };
-        let assigned = ServerEvent::Assigned { topic: name, position };
-        self.slot.tell(if *is_assigned { &assigned } else { &event });
-        self.shared.trace_joined(&subscription, name, position.seq);
+        self.shared.trace_joined(&subscription, name, entry.position.seq);
         if let Some(missed) = entry.missed {
             self.note_resumed(name, missed);
             // A connection may be lost in the middle of the replay.
             subscription.count_from(entry.first_seq());
             let replay = Replay { topic: hold, subscription: Arc::clone(&subscription), from: entry.first_seq() };
             self.step = Step::Replaying(Box::new(Replaying::one_by_one(vec![replay])));
-        } else if since.is_some() {
+        } else if since.and_then(Since::position).is_some() {
             self.note_not_resumed();
         }
         self.joined((Arc::clone(topic), subscription));
@@ -188,7 +207,7 @@ impl Transport {
         });
         // Another connection has taken over the session.
         if let Some((topic, subscription)) = joined {
-            leave(&topic, subscription);
+            leave(&self.shared, &topic, subscription, Some(self.home));
         }
     }
 
@@ -200,10 +219,10 @@ impl Transport {
             Some(subscriptions.swap_remove(index))
         });
         let Some(Some((topic, subscription))) = left else { return };
-        leave(&topic, subscription);
+        leave(&self.shared, &topic, subscription, Some(self.home));
         self.note_left(name);
         let max = self.shared.config().max_topics_per_client;
-        let left = self.left.get_or_insert_default();
+        let left = self.rare.make().left.get_or_insert_default();
         left.push_back(topic.number);
         // Two rounds for a single new entry: a topic that found no place among the ending topics is caught up with.
         for _ in 0..2 {
@@ -239,6 +258,8 @@ impl Transport {
 /// A subscribe under way.
 pub(super) struct Joining {
     pub(super) shared: Arc<Connections>,
+    /// The home of the Transport.
+    pub(super) home: HomeId,
     pub(super) name: TopicName,
     pub(super) by: Option<Arc<Account>>,
     pub(super) id: RequestId,
@@ -261,8 +282,9 @@ impl Joining {
         let (name, id) = (self.name.clone(), self.id);
         let subscription = Arc::clone(self.subscription.as_ref().expect("it is given away at the end"));
         let joined = Box::pin(async move {
+            let (shared, name) = (Arc::clone(&self.shared), self.name.clone());
             let joined = tokio::time::timeout(CONTROL_TIMEOUT, self.join()).await;
-            joined.unwrap_or(Err(TopicError::Unavailable))
+            joined.unwrap_or_else(|_| Err(shared.topics.late(&name)))
         });
         Step::JoiningPatiently(Box::new(AskedPatiently { name, id, subscription, joined }))
     }
@@ -270,7 +292,7 @@ impl Joining {
     /// Finds or makes the topic and subscribes. If an actor crashes, asks the successor.
     async fn join(self) -> Result<Joined, TopicError> {
         loop {
-            let topic = find_or_create(&self.shared, &self.name, self.by.clone()).await?;
+            let topic = find_or_create(&self.shared, &self.name, self.by.clone(), Want::Join(Beginning::Now)).await?;
             match topic.actor.call(self.request()).await {
                 Ok(Ok(())) => return Ok((topic, self.joined())),
                 Ok(Err(TopicError::Ended)) => self.shared.topics.table.remove(&topic),
@@ -285,21 +307,30 @@ impl Joining {
     }
 }
 
-/// Finds a topic or asks the TopicManager to make it. If the TopicManager crashes, asks the successor.
+/// Finds a topic that is ready for the client, or asks the TopicManager to make it. If the TopicManager crashes, asks the
+/// successor.
 pub(super) async fn find_or_create(
     shared: &Connections,
     name: &TopicName,
     by: Option<Arc<Account>>,
+    want: Want,
 ) -> Result<Arc<TopicState>, TopicError> {
     loop {
-        if let Some(topic) = shared.topics.table.find(name.as_str()) {
-            return Ok(topic);
-        }
-        match shared.topic_manager.call(Create { name: name.clone(), by: by.clone() }).await {
-            Ok(created) => return created,
-            Err(_) => {
-                shared.topic_manager.when_up(None).await;
-            }
+        let found = shared.topics.table.find(name.as_str());
+        let topic = match found {
+            Some(topic) => topic,
+            None => match shared.topic_manager.call(Create { name: name.clone(), by: by.clone() }).await {
+                Ok(created) => created?,
+                Err(_) => {
+                    shared.topic_manager.when_up(None).await;
+                    continue;
+                }
+            },
+        };
+        match topic.prepare(want, shared).await {
+            Ok(()) => return Ok(topic),
+            Err(TopicError::Ended) => shared.topics.table.remove(&topic),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -310,7 +341,7 @@ impl Drop for Joining {
         if let Some(subscription) = self.subscription.take() {
             subscription.end();
             if let Some(topic) = self.shared.topics.table.find(self.name.as_str()) {
-                leave(&topic, subscription);
+                leave(&self.shared, &topic, subscription, Some(self.home));
             }
         }
     }

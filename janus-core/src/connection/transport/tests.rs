@@ -10,9 +10,9 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::accounts::fairness::Want;
 use crate::config::{Config, SlowConsumer};
-use crate::connection::table::Reservation;
+use crate::connection::table::{Reservation, Room};
 use crate::delivery::stream::Stream;
-use crate::delivery::{Codecs, Engine, SlowReason, Subscription};
+use crate::delivery::{Codecs, Deliveries, SlowReason, Subscription};
 use crate::ground::Ground;
 use crate::ground::counters::Readings;
 use crate::session::Sessions;
@@ -22,14 +22,18 @@ use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer, PublishRoute, TopicName
 
 /// The shared state of Transports, without the actors.
 fn connections(config: Config) -> Arc<Connections> {
-    let engine = Engine::new(Ground::new(config, Place::here()), Arc::<Codecs>::default(), false);
-    let sessions = Sessions::new(Topics::new(engine, DynamicSupervisor::new("topics"), None));
+    let engine =
+        Deliveries::new(Ground::new(config, vec![Place::here()]), Arc::<Codecs>::default(), Default::default(), false);
+    let sessions = Sessions::new(Topics::new(engine, DynamicSupervisor::new("topics"), None, None));
     let connections =
         Connections::new(Arc::new(sessions), Vec::new(), DynamicSupervisor::new("transports"), None, None);
     let connections = Arc::new(connections);
     // As the tree does: connections wait for a turn and for a portion of work.
     let keeper = Arc::clone(&connections);
-    tokio::task::spawn_local(async move { join(keeper.turns.keep(|| 0), keeper.fairness.keep()).await });
+    tokio::task::spawn_local(async move {
+        let shift = keeper.shift(HomeId::FIRST);
+        join(shift.turns.keep(|| 0), shift.fairness.keep()).await
+    });
     connections
 }
 
@@ -50,11 +54,12 @@ impl Client {
         let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
         let slot = match has_place {
             true => Reservation::new(shared).unwrap().enter(make),
-            false => shared.table.enter_guest(&shared.slot_ids, make),
+            false => guest(shared, make),
         };
         let session = Arc::new(Session::new(Peer::Local, &slot));
         let decoder = origin.codec.decoder();
-        let mut transport = Transport::new(Arc::clone(shared), slot, session, &origin, decoder, has_place);
+        let mut transport =
+            Transport::new(Arc::clone(shared), slot, session, &origin, decoder, has_place, HomeId::FIRST);
         transport.open(Open::default());
         let mut client = Self { shared: Arc::clone(shared), transport, pipe };
         assert!(!client.run().await);
@@ -72,13 +77,11 @@ impl Client {
         let (pipe, server) = tokio::io::duplex(1024);
         let link = Stream::new(Box::pin(server), Peer::Local);
         let account = shared.accounts.of(Peer::Local);
-        let slot = shared.table.enter_guest(&shared.slot_ids, |id, place| {
-            Slot::new(id, Some(place), link, codec_id, account, &shared.terms)
-        });
+        let slot = guest(shared, |id, place| Slot::new(id, Some(place), link, codec_id, account, &shared.terms));
         let session = Arc::new(Session::new(Peer::Local, &slot));
         let decoder = codec.decoder_of_returned();
         let origin = Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None, tls: None });
-        let mut transport = Transport::new(Arc::clone(shared), slot, session, &origin, decoder, false);
+        let mut transport = Transport::new(Arc::clone(shared), slot, session, &origin, decoder, false, HomeId::FIRST);
         let topic = Arc::new(TopicState::for_test(TopicName::new("news", 255).unwrap()));
         transport.published = Some(Arc::clone(&topic));
         transport.note_awaited(false);
@@ -135,6 +138,14 @@ impl Client {
 }
 
 /// Runs a test on a single thread, under a clock at rest until the test waits.
+/// Enters a guest that crowds out none.
+fn guest(shared: &Connections, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
+    let config = shared.config();
+    let (slot, goes) = shared.table.enter_guest(&shared.slot_ids, &Room { config: &config, is_short: false }, make);
+    assert!(goes.is_none());
+    slot
+}
+
 fn test(test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, test());
@@ -346,6 +357,12 @@ fn a_guest_that_is_crowded_out_is_told_unless_it_has_a_place_by_now() {
         assert!(words.contains("too_many_connections"), "{words}");
         assert_eq!(count(&shared.counters.connections_refused_full), 1);
     });
+}
+
+#[test]
+fn a_transport_fits_into_a_task_of_256_bytes() {
+    // The task itself takes 104 bytes, and a pointer to the cell of the actor another 8.
+    assert!(size_of::<Transport>() <= 144, "{} bytes", size_of::<Transport>());
 }
 
 /// A request that publishes to the topic `news`.

@@ -20,10 +20,8 @@ impl Transport {
             return Ok(());
         }
         let token = session.and_then(SessionToken::from_hex);
-        if let Some(holder) = token.and_then(|token| self.shared.sessions.table.holder(&token, user, &self.slot)) {
-            self.shared.users.leave(user, holder);
-        }
-        match self.shared.users.enter(user, &self.slot, most, self.shared.config().user_limit) {
+        let holder = token.and_then(|token| self.shared.sessions.table.holder(&token, user, &self.slot));
+        match self.shared.users.enter(user, &self.slot, holder, most, self.shared.config().user_limit) {
             Ok(oldest) => {
                 self.counts_for_user = true;
                 if let Some(oldest) = oldest {
@@ -44,10 +42,10 @@ impl Transport {
         // A few lines for a burst of refusals, not a line for each.
         if refused.is_power_of_two() {
             log::warn!(
-                conn = self.slot.id, peer:% = self.session.peer, setting = "max_connections_per_user", refused;
+                conn = self.slot.id, peer:% = self.session.peer(), setting = "max_connections_per_user", refused;
                 "{}: refused, its user has as many connections as max_connections_per_user ({most}) allows ({} so \
                  far)",
-                self.session.peer,
+                self.session.peer(),
                 counted(refused, "such refusal")
             );
         }

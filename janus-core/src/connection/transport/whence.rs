@@ -30,7 +30,7 @@ impl Transport {
         if matches!(command, Command::Close(_) | Command::Refused(_)) {
             return true;
         }
-        if let Some(limit) = self.excess.take() {
+        if let Some(limit) = self.rare.take_excess() {
             self.refuse_excess(limit);
             return false;
         }
@@ -42,18 +42,18 @@ impl Transport {
         let Some(request) = opened.or_else(|| self.decoder.request()) else { return true };
         let (peer, is_foreign) = self.client_of(request);
         self.knows_client = true;
-        let before = self.arrival.take().and_then(|arrival| arrival.client);
-        if is_foreign || peer != self.session.peer {
-            let (arrived, is_foreign) = (self.session.peer, self.is_foreign);
-            self.arrival = Some(Box::new(Arrival { peer: arrived, is_foreign, client: before }));
+        let before = self.rare.take_arrival().and_then(|arrival| arrival.client);
+        if is_foreign || peer != self.session.peer() {
+            let (arrived, is_foreign) = (self.session.peer(), self.is_foreign);
+            self.rare.make().arrival = Some(Box::new(Arrival { peer: arrived, is_foreign, client: before }));
         }
         self.is_foreign |= is_foreign;
-        peer == self.session.peer || self.moves_to(peer, before)
+        peer == self.session.peer() || self.moves_to(peer, before)
     }
 
     /// The address of the client of a request, and whether a proxy has passed the request on from elsewhere.
     pub(super) fn client_of(&self, request: &HttpRequest) -> (Peer, bool) {
-        let (config, peer) = (self.shared.config(), self.session.peer);
+        let (config, peer) = (self.shared.config(), self.session.peer());
         match peer {
             Peer::Addr(addr) if !config.trusted_proxies.is_empty() => {
                 let is_proxy = |address| config.is_trusted_proxy(address);
@@ -67,7 +67,7 @@ impl Transport {
     /// Continues under the client's own address; false if the client is refused. `before` is the client of the request
     /// before on the same connection: a client connects once with its requests in a row.
     fn moves_to(&mut self, peer: Peer, before: Option<Peer>) -> bool {
-        let proxy = self.session.peer;
+        let proxy = self.session.peer();
         // Input is accounted for anew at the end of this poll.
         self.note_kept(0);
         self.shared.table.move_to(&self.slot, self.shared.accounts.of(peer));

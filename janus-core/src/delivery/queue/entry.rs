@@ -132,8 +132,15 @@ impl SubAssign for Load {
 /// An item for the consumer of a queue in this process.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Message { batch: Arc<Batch>, seq: u64 },
-    Gap(Range<u64>),
+    Message {
+        batch: Arc<Batch>,
+        seq: u64,
+    },
+    /// The epoch is that of the numbers behind the gap.
+    Gap {
+        epoch: Epoch,
+        seqs: Range<u64>,
+    },
 }
 
 impl Entry {

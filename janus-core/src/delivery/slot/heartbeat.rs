@@ -7,12 +7,17 @@ impl Slot {
     /// Sends the heartbeat, unless the client was sent its last words after the heartbeat became due, or is paused with
     /// enough to take.
     pub(crate) fn beat(&self, tick: Tick) {
-        if self.quiet_since.get().is_none() || self.is_paused() {
+        if self.is_paused() {
             return;
         }
         if let Some(frame) = self.codecs().heartbeat(self.codec()) {
-            self.pulse.ask(tick);
-            self.send(frame);
+            self.send_if(&frame, || {
+                let may_beat = self.quiet_since.get().is_some();
+                if may_beat {
+                    self.pulse.ask(tick);
+                }
+                may_beat
+            });
         }
     }
 
@@ -24,6 +29,8 @@ impl Slot {
     /// Sends no heartbeat from now on. The client must have left its topics, or the next message would start the
     /// heartbeat again.
     pub(crate) fn fall_silent(&self) {
+        // With the lock, or a heartbeat on its way from another home could follow the last words.
+        let _out = self.out.lock();
         self.quiet_since.clear();
     }
 
@@ -36,8 +43,8 @@ impl Slot {
         if tick.since(since) < interval && !silent {
             return false;
         }
-        self.quiet_since.set(tick);
-        true
+        // Unless the Transport has sent the last words, or a message has come, since the look.
+        self.quiet_since.advance(Some(since), tick)
     }
 
     /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While a queue waits for the client,

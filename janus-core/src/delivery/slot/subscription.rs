@@ -212,8 +212,12 @@ mod tests {
         assert_eq!((conflated.policy(), conflated.codec()), (SlowConsumer::Conflate, CLASSIC));
 
         let slot = connection();
-        slot.skip_to(&subscribed(&slot, SlowConsumer::Disconnect), &topic(), Epoch::new(7), 5);
-        assert_eq!(slot.take_end(), Some(End::MessagesLost));
+        let classic = subscribed(&slot, SlowConsumer::Disconnect);
+        slot.skip_to(&classic, &topic(), Epoch::new(7), 5);
+        // Messages that follow at once do not come before the end.
+        assert!(classic.has_ended() && classic.is_lossy());
+        slot.deliver(&classic, &Arc::new(batch_of(&["message"], 6)), Tick::new(1));
+        assert_eq!((slot.is_flushed(), slot.take_end()), (true, Some(End::MessagesLost)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The part of reading that the Transport does not see: an incomplete TLS record, and the work of records without data.
 
 #[cfg(feature = "tls")]
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::Slot;
 #[cfg(feature = "tls")]
@@ -14,12 +15,41 @@ pub(super) struct Unseen {
     bytes: AtomicU32,
     work: AtomicU16,
     is_mid_record: AtomicBool,
+    pub(super) notes: Notes,
 }
 
 /// Without TLS the Transport sees everything.
 #[cfg(not(feature = "tls"))]
 #[derive(Debug, Default)]
-pub(super) struct Unseen {}
+pub(super) struct Unseen {
+    pub(super) notes: Notes,
+}
+
+/// What the Transport notes about its client for other parts, in the byte that the copies above leave over.
+#[derive(Debug, Default)]
+pub(super) struct Notes(AtomicU8);
+
+impl Notes {
+    /// The client has asked for something: to be subscribed, to go on, or to publish.
+    pub(super) const ASKED: u8 = 1;
+    /// The client owes another request, and nothing else: the time of an unfinished frame has another limit.
+    pub(super) const IDLE: u8 = 2;
+
+    pub(super) fn has(&self, note: u8) -> bool {
+        self.0.load(Ordering::Relaxed) & note != 0
+    }
+
+    /// Returns the note before.
+    pub(super) fn set(&self, note: u8, value: bool) -> bool {
+        let before = self.has(note);
+        match (before, value) {
+            (false, true) => _ = self.0.fetch_or(note, Ordering::Relaxed),
+            (true, false) => _ = self.0.fetch_and(!note, Ordering::Relaxed),
+            (true, true) | (false, false) => {}
+        }
+        before
+    }
+}
 
 #[cfg(feature = "tls")]
 impl Unseen {

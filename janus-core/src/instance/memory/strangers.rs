@@ -243,12 +243,13 @@ pub(super) async fn largest_queues(shared: &Shared, count: usize) -> Vec<Arc<Slo
         portion = portion.end..portion.end + CONNECTIONS;
         yield_now().await;
     }
-    for slot in shared.local_slots() {
+    let see = |slot: Arc<Slot>| {
         let queued = slot.queued().map_or(0, |(bytes, _)| bytes);
         if queued >= WORTH_CLOSING {
             lagging.push((queued, slot));
         }
-    }
+    };
+    shared.visit_slow_locals(see).await;
     let held = by_address(&lagging);
     lagging.sort_by_cached_key(|(queued, slot)| {
         std::cmp::Reverse((queued.checked_ilog2(), held[&address(slot)], *queued))

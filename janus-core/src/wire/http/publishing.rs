@@ -17,11 +17,12 @@ use super::{HttpError, HttpRequest};
 use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
 use crate::wire::publication::put_json_string;
-use crate::wire::{Command, ErrorCode, FrameError, Limits, Publication, ServerEvent, TopicName};
+use crate::wire::{Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName};
 
 /// A path of an HTTP port at which requests publish: `POST`, with the header `Content-Type: application/json` and the body
 /// `{"topic":T,"event":E,"message_id":I,"data":D}`; `event` and `message_id` may be left out. The answer is the receipt,
-/// `{"epoch":E,"seq":N,"subscribers":N}`.
+/// `{"epoch":E,"seq":N,"subscribers":N}`. With the header `Idempotency-Key`, an [`IdempotencyKey`], a repetition within
+/// `idempotency_ttl` gets the first receipt, with `"again":true`.
 ///
 /// Such a request never leaves the thread of the connections, and its connection is kept: this is the fast way to publish
 /// over HTTP. Requests to the same path with another method are [passed on](Command::PassOn). The rates of clients and
@@ -130,9 +131,10 @@ impl Routes {
         let Answer { route, ends } = Answer::from_id(id);
         let ends = if last { Ends::Closes } else { ends };
         let status = match *event {
-            ServerEvent::Published { position, subscribers, .. } => {
+            ServerEvent::Published { position, subscribers, again, .. } => {
                 let mut body = Vec::with_capacity(96);
-                Object::new(&mut body).position(position).number("subscribers", subscribers as u64).end();
+                let receipt = Object::new(&mut body).position(position).number("subscribers", subscribers as u64);
+                receipt.again(again).end();
                 put_answer(out, 200, ends, &body);
                 200
             }
@@ -229,7 +231,7 @@ impl Submission {
         };
         let last = self.answer.ends == Ends::Closes;
         let id = Some(self.answer.id());
-        let command = match publication(&body, limits) {
+        let command = match self.publication(&body, limits) {
             Ok((topic, publication)) => {
                 if let Some(published) = &self.route.published {
                     published(&self.request, &topic);
@@ -257,6 +259,21 @@ impl Submission {
     }
 
     /// What the head says about the body.
+    /// The message of the request, with the key of the header `Idempotency-Key`.
+    fn publication(&self, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
+        let key = self.request.header("idempotency-key").map(str::parse::<IdempotencyKey>).transpose();
+        let key =
+            key.map_err(|error| harmless(ErrorCode::BadPublish, format!("the header Idempotency-Key: {error}")))?;
+        let (topic, publication) = publication(body, limits)?;
+        Ok((
+            topic,
+            match key {
+                Some(key) => publication.with_key(key),
+                None => publication,
+            },
+        ))
+    }
+
     fn checked(&self, limits: &Limits) -> Result<BodyReader, HttpError> {
         let request = &self.request;
         if !request.query().is_empty() {

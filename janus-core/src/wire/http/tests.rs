@@ -642,7 +642,7 @@ fn an_answer_of_a_publishing_route_says_what_becomes_of_the_connection() {
             true => Arc::clone(&port.successors()[decoder.closing().unwrap()]),
             false => Arc::new(port.clone()),
         };
-        let event = ServerEvent::Published { id, topic: &topic, position, subscribers: 3 };
+        let event = ServerEvent::Published { id, topic: &topic, position, subscribers: 3, again: false };
         codec.encode(&event, &Timestamp::default(), &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     };

@@ -159,13 +159,30 @@ fn the_newer_header_wins_over_the_query() {
     };
     for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID"] {
         let asked = since(&format!("topic=a&{name}=0000000000000001.7"), &[]);
-        assert_eq!(asked, Some(Position { epoch: Epoch::new(1), seq: 7 }), "{name}");
+        assert_eq!(asked, Some(Position { epoch: Epoch::new(1), seq: 7 }.into()), "{name}");
     }
     let (old, new) = ("topic=a&last_event_id=0000000000000001.7", ("last-event-id", "9f86d081884c7d65.42"));
-    assert_eq!(since(old, &[]), Some(Position { epoch: Epoch::new(1), seq: 7 }));
-    assert_eq!(since(old, &[new]), Some(POSITION));
-    assert_eq!(since(old, &[("last-event-id", "")]), Some(Position { epoch: Epoch::new(1), seq: 7 }));
+    assert_eq!(since(old, &[]), Some(Position { epoch: Epoch::new(1), seq: 7 }.into()));
+    assert_eq!(since(old, &[new]), Some(POSITION.into()));
+    assert_eq!(since(old, &[("last-event-id", "")]), Some(Position { epoch: Epoch::new(1), seq: 7 }.into()));
     assert_eq!(since("topic=a&last_event_id=", &[]), None);
+}
+
+#[test]
+fn a_page_may_begin_with_the_start_or_the_last_message_until_it_has_an_id() {
+    let since = |query: &str, headers: &[(&str, &str)]| match &commands(&sse(), request(query, headers)).unwrap()[2] {
+        Command::Subscribe { since, .. } => *since,
+        other => panic!("{other:?}"),
+    };
+    let header = ("last-event-id", "9f86d081884c7d65.42");
+    for (text, expected) in [("start", Since::Start), ("last", Since::Last), ("9f86d081884c7d65.42", POSITION.into())] {
+        let query = format!("topic=a&since={text}");
+        assert_eq!(since(&query, &[]), Some(expected));
+        assert_eq!(since(&query, &[header]), Some(POSITION.into()), "a browser comes back with the same address");
+    }
+    let refused = commands(&sse(), request("topic=a&since=beginning", &[])).unwrap_err();
+    assert_eq!(refused.status, 400);
+    assert!(refused.message.contains("expected start, last, or a position"), "{}", refused.message);
 }
 
 #[test]
@@ -180,9 +197,9 @@ fn an_id_has_the_horizon_of_its_message_behind_the_position() {
         });
         since.collect::<Vec<_>>()
     };
-    assert_eq!(asked("9f86d081884c7d65.42.40"), [(Some(POSITION), Some(40)); 2]);
-    assert_eq!(asked("9f86d081884c7d65.42"), [(Some(POSITION), None); 2]);
-    let strange = [(Some(Position { epoch: Epoch::NONE, seq: 0 }), None); 2];
+    assert_eq!(asked("9f86d081884c7d65.42.40"), [(Some(POSITION.into()), Some(40)); 2]);
+    assert_eq!(asked("9f86d081884c7d65.42"), [(Some(POSITION.into()), None); 2]);
+    let strange = [(Some(Position { epoch: Epoch::NONE, seq: 0 }.into()), None); 2];
     for id in ["9f86d081884c7d65.42.", "9f86d081884c7d65.42.x", "9f86d081884c7d65.42.1.2", "9f86d081884c7d65.42.-1"] {
         assert_eq!(asked(id), strange, "{id}");
     }
@@ -278,8 +295,8 @@ fn the_first_block_of_a_topic_has_its_position_and_data() {
         )
     };
     assert_eq!(encode(&sse(), subscribed(None, None)), block("\"resumed\":false"));
-    assert_eq!(encode(&sse(), subscribed(Some(POSITION), Some(3))), block("\"resumed\":true,\"missed\":3"));
-    let gap = encode(&sse(), subscribed(Some(Position { epoch: Epoch::new(1), seq: 1 }), None));
+    assert_eq!(encode(&sse(), subscribed(Some(POSITION.into()), Some(3))), block("\"resumed\":true,\"missed\":3"));
+    let gap = encode(&sse(), subscribed(Some(Position { epoch: Epoch::new(1), seq: 1 }.into()), None));
     let expected = "event: gap\nid: 9f86d081884c7d65.42\n\
                     data: {\"topic\":\"news\",\"epoch\":\"9f86d081884c7d65\",\"resumed\":false}\n\n";
     assert_eq!(gap, format!("{expected}{}", block("\"resumed\":false")));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
-use crate::wire::{Epoch, Limits, Position, RequestId};
+use crate::wire::{Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -29,11 +29,14 @@ pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
 
 /// Subscribes to a topic, from now on or from after a position.
 #[must_use]
-pub fn subscribe(id: RequestId, topic: &str, since: Option<Position>) -> String {
+pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
     build("subscribe", |frame| {
         let frame = frame.id(id).text("topic", topic);
         match since {
-            Some(Position { epoch, seq }) => frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}")),
+            Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
+            Some(Since::Position(Position { epoch, seq })) => {
+                frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
+            }
             None => frame,
         }
     })
@@ -51,6 +54,30 @@ pub fn unsubscribe(id: RequestId, topic: &str) -> String {
 pub fn publish(id: RequestId, topic: &str, event: &str, message_id: &str, data: &str) -> String {
     build("publish", |frame| {
         frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id).raw("data", data)
+    })
+}
+
+/// As [`publish`], with a key by which the server knows a repetition of the message, for a publisher without a receipt.
+///
+/// ```
+/// use janus_core::wire::v1::client::publish_with_key;
+///
+/// let frame = publish_with_key(Some(1), "news", "\"\"", "\"\"", "42", &"order-17".parse()?);
+/// assert!(frame.contains(r#""idempotency_key":"order-17""#));
+/// # Ok::<_, janus_core::wire::IdempotencyKeyError>(())
+/// ```
+#[must_use]
+pub fn publish_with_key(
+    id: RequestId,
+    topic: &str,
+    event: &str,
+    message_id: &str,
+    data: &str,
+    key: &IdempotencyKey,
+) -> String {
+    build("publish", |frame| {
+        let frame = frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id);
+        frame.text("idempotency_key", key.as_str()).raw("data", data)
     })
 }
 

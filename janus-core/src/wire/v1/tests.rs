@@ -146,13 +146,20 @@ mod requests {
 
     #[test]
     fn a_position_is_16_digits_and_a_number() {
-        let since = Some(Position { epoch: EPOCH, seq: u64::MAX });
+        let since = Some(Since::Position(Position { epoch: EPOCH, seq: u64::MAX }));
         assert_eq!(
             decoded(&client::subscribe(None, "t", since)),
             Ok(Command::Subscribe { topic: topic("t"), since, horizon: None, id: None })
         );
+        for (text, since) in [(r#""start""#, Since::Start), (r#""l\u0061st""#, Since::Last)] {
+            let asked = decoded(&format!(r#"{{"type":"subscribe","topic":"t","since":{text}}}"#));
+            assert_eq!(asked, Ok(Command::subscribe_since(topic("t"), since)));
+            let built = decoded(&client::subscribe(None, "t", Some(since)));
+            assert_eq!(built, asked);
+        }
         for since in [
             "7",
+            r#""beginning""#,
             "{}",
             r#"{"epoch":"9f86d081884c7d65"}"#,
             r#"{"seq":1}"#,
@@ -378,7 +385,7 @@ mod events {
         );
         assert_eq!(
             encoded(
-                subscribed(None, Some(position), Some(0)),
+                subscribed(None, Some(position.into()), Some(0)),
                 r#"{"type":"subscribed","topic":"news","epoch":"9f86d081884c7d65","seq":41,"resumed":true,"missed":0}"#,
             ),
             ServerFrame::Subscribed { id: None, topic: "news".into(), position, missed: Some(0) }
@@ -398,7 +405,7 @@ mod events {
         let nowhere = Position { epoch: Epoch::NONE, seq: 0 };
         assert_eq!(
             encoded(
-                ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0 },
+                ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0, again: false },
                 r#"{"type":"published","id":2,"topic":"news","epoch":"0000000000000000","seq":0,"subscribers":0}"#,
             ),
             ServerFrame::Published { id: Some(2), topic: "news".into(), position: nowhere, subscribers: 0 }
@@ -525,7 +532,7 @@ proptest! {
             Ok(Request::Command(Command::Open(Box::new(open))))
         );
         let Ok(topic) = TopicName::new(&name, LIMITS.max_topic_bytes) else { return Ok(()) };
-        let since = since.map(|(epoch, seq)| Position { epoch: Epoch::new(epoch), seq });
+        let since = since.map(|(epoch, seq)| Since::Position(Position { epoch: Epoch::new(epoch), seq }));
         prop_assert_eq!(
             decoded(&client::subscribe(id, &name, since)),
             Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, id })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use actix::{Actor, Addr, Context, WeakAddr};
 
 use crate::cell::{Cell, Monitor};
+use crate::dormant;
 use crate::exit::{ActorId, Down, ExitReason};
 
 /// A key for a child of a dynamic supervisor.
@@ -41,8 +42,15 @@ impl From<ActorId> for ChildKey {
 /// child.
 pub struct Child<A: Actor<Context = Context<A>>> {
     pub(super) cell: Arc<Cell>,
+    pub(super) reach: Reach<A>,
+}
+
+/// The way to the mailbox of a child.
+pub(super) enum Reach<A: Actor<Context = Context<A>>> {
     // Weak, because an `Addr` here would cost each child two allocations.
-    pub(super) addr: WeakAddr<A>,
+    Known(WeakAddr<A>),
+    // The child has no mailbox until somebody asks.
+    Dormant,
 }
 
 impl<A: Actor<Context = Context<A>>> Child<A> {
@@ -51,9 +59,13 @@ impl<A: Actor<Context = Context<A>>> Child<A> {
         self.cell.id()
     }
 
-    /// The address of the child, unless the child has ended.
+    /// The address of the child, unless the child has ended. Wakes a [dormant](crate::Dormant) child.
     pub fn addr(&self) -> Option<Addr<A>> {
-        if self.cell.has_ended() { None } else { self.addr.upgrade() }
+        match &self.reach {
+            _ if self.cell.has_ended() => None,
+            Reach::Known(addr) => addr.upgrade(),
+            Reach::Dormant => dormant::address(&self.cell),
+        }
     }
 
     /// Asks the child to stop.
@@ -79,7 +91,11 @@ impl<A: Actor<Context = Context<A>>> Child<A> {
 
 impl<A: Actor<Context = Context<A>>> Clone for Child<A> {
     fn clone(&self) -> Self {
-        Self { cell: self.cell.clone(), addr: self.addr.clone() }
+        let reach = match &self.reach {
+            Reach::Known(addr) => Reach::Known(addr.clone()),
+            Reach::Dormant => Reach::Dormant,
+        };
+        Self { cell: self.cell.clone(), reach }
     }
 }
 

@@ -111,7 +111,7 @@ impl Keeper {
         let numbered: Vec<Arc<Cell>> = {
             let mut numbered = self.live.numbered.lock();
             numbered.closed = true;
-            numbered.cells.values().cloned().collect()
+            numbered.all()
         };
         let live = &self.live;
         let stops = join_all(named.iter().map(|(spec, cell)| async {

@@ -3,7 +3,9 @@
 //! Owns the tables of numbered and named children and the mailbox. Numbered children start and end here, on their own
 //! threads, without the loop.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Borrow;
+use std::cmp;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Settings;
-use crate::cell::{Cell, Parent};
+use crate::cell::{Cell, Kin, Parent};
 use crate::child::{Record, Surroundings, nodes, with_subtrees};
 use crate::error::{ChildError, StartError};
 use crate::exit::{ActorId, ExitReason};
@@ -24,6 +26,8 @@ use crate::tree::{EventKind, NodeKind, State, Tree};
 /// An incarnation of a dynamic supervisor, without the loop.
 pub(super) struct Live {
     me: Weak<Self>,
+    /// The name and the parent of all numbered children.
+    kin: Arc<Kin>,
     pub(super) cell: Arc<Cell>,
     pub(super) around: Surroundings,
     /// The settings at the start.
@@ -64,8 +68,51 @@ impl CrashLines {
 #[derive(Default)]
 pub(super) struct Numbered {
     // Ordered, so that a simulation can be repeated: children are stopped in this order.
-    pub(super) cells: BTreeMap<ActorId, Arc<Cell>>,
+    cells: BTreeSet<ById>,
     pub(super) closed: bool,
+}
+
+/// A cell, found by its id. Half of an entry with the id as its key.
+struct ById(Arc<Cell>);
+
+impl Borrow<ActorId> for ById {
+    fn borrow(&self) -> &ActorId {
+        self.0.id_ref()
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
+        self.0.id().cmp(&other.0.id())
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id() == other.0.id()
+    }
+}
+
+impl Eq for ById {}
+
+impl Numbered {
+    pub(super) fn get(&self, id: ActorId) -> Option<Arc<Cell>> {
+        self.cells.get(&id).map(|ById(cell)| Arc::clone(cell))
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Cell>> {
+        self.cells.iter().map(|ById(cell)| Arc::clone(cell)).collect()
+    }
+
+    pub(super) fn ids(&self) -> Vec<ActorId> {
+        self.cells.iter().map(|ById(cell)| cell.id()).collect()
+    }
 }
 
 #[derive(Default)]
@@ -78,8 +125,8 @@ pub(super) struct Named {
 
 impl Parent for Live {
     fn child_ended(&self, cell: &Cell, reason: &ExitReason) {
-        let numbered = self.numbered.lock().cells.remove(&cell.id()).is_some();
-        if !numbered {
+        let numbered = self.numbered.lock().cells.take(&cell.id());
+        if numbered.is_none() {
             self.mailbox.push(Mail::Ended(cell.id(), reason.clone()));
             return;
         }
@@ -106,6 +153,7 @@ impl Live {
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            kin: Arc::new(Kin { name: around.supervisor.clone(), parent: Some(me.clone()) }),
             cell,
             around,
             settings,
@@ -148,13 +196,13 @@ impl Live {
 
     pub(super) fn admit(&self) -> Result<Arc<Cell>, StartError> {
         self.take_room()?;
-        let cell = Cell::new_up(self.around.tree.next_id(), self.around.supervisor.clone(), self.parent());
+        let cell = Cell::new_up(self.around.tree.next_id(), &self.kin);
         let mut numbered = self.numbered.lock();
         if numbered.closed {
             self.give_room_back();
             return Err(StartError::NotRunning);
         }
-        numbered.cells.insert(cell.id(), cell.clone());
+        numbered.cells.insert(ById(cell.clone()));
         Ok(cell)
     }
 
@@ -167,7 +215,7 @@ impl Live {
         let mut orphans: Vec<Arc<Cell>> = {
             let mut numbered = self.numbered.lock();
             numbered.closed = true;
-            numbered.cells.values().cloned().collect()
+            numbered.all()
         };
         // A factory often holds a handle to this supervisor, directly or not.
         let factories: Vec<Arc<dyn Launch>> = {
@@ -234,7 +282,7 @@ impl Live {
     }
 
     pub(super) fn find(&self, id: ActorId) -> Option<Arc<str>> {
-        if self.cell.id() == id || self.numbered.lock().cells.contains_key(&id) {
+        if self.cell.id() == id || self.numbered.lock().cells.contains(&id) {
             return Some(self.cell.name().clone());
         }
         let below: Vec<Arc<dyn Launch>> = {

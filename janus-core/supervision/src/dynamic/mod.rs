@@ -26,11 +26,13 @@ mod child;
 mod keeper;
 mod live;
 
+use self::child::Reach;
 pub use self::child::{Child, ChildKey};
 use self::keeper::Keeper;
 use self::live::{Live, Mail};
 use crate::cell::{self, Cell, Monitor};
 use crate::child::{KILL_GRACE_DEFAULT, Surroundings};
+use crate::dormant::{Dormant, DormantBody};
 use crate::error::{ChildError, StartError};
 use crate::exit::{ActorId, Down, ExitReason, guarded};
 use crate::run::{ActorBody, Begun, Birth, Incarnation, TaskBody};
@@ -219,26 +221,81 @@ impl DynamicSupervisor {
     where
         A: Actor<Context = Context<A>>,
     {
-        let live = self.running().ok_or(StartError::NotRunning)?;
-        let cell = live.admit()?;
         let mut ctx = ActorBody::<A>::context();
-        let made = {
-            let _current = cell::enter(&cell);
-            guarded(|| make(&mut ctx))
-        };
-        let actor = match made {
-            Ok(actor) => actor,
-            Err(reason) => {
-                let reason = reason.before_up();
+        let (cell, actor) = match self.make_here(|| make(&mut ctx)) {
+            Ok(made) => made,
+            Err(refused) => {
                 let _ = guarded(|| drop(ctx));
-                cell.finish(reason.clone());
-                return Err(StartError::Failed { child: self.shared.name.clone(), reason });
+                return Err(refused);
             }
         };
         let addr = actix::AsyncContext::address(&ctx).downgrade();
         let incarnation = Incarnation::new(ActorBody::new(ctx, actor, None), cell.clone());
         tokio::task::spawn_local(incarnation);
-        Ok(Child { cell, addr })
+        Ok(Child { cell, reach: Reach::Known(addr) })
+    }
+
+    /// Starts a numbered child as [`start_here`](Self::start_here) does, without a context until somebody asks for its
+    /// [address](Child::addr). [`Dormant`] says what is different for the actor; the supervisor and the watchers see no
+    /// difference.
+    ///
+    /// ```
+    /// use std::task::{Context, Poll};
+    /// use actix::Actor;
+    /// use janus_supervision::{ChildSpec, Dormant, DynamicSupervisor, Place, Strategy, Supervisor};
+    ///
+    /// struct Connection;
+    /// impl Actor for Connection {
+    ///     type Context = actix::Context<Self>;
+    /// }
+    /// impl Dormant for Connection {
+    ///     fn poll_work(&mut self, _: &mut Context<'_>) -> Poll<()> {
+    ///         Poll::Pending
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::LocalRuntime::new().unwrap().block_on(async {
+    /// let connections = DynamicSupervisor::new("connections");
+    /// let tree = Supervisor::new("root", Strategy::OneForOne)
+    ///     .child(ChildSpec::dynamic(&connections))
+    ///     .start(&Place::here())
+    ///     .await?;
+    /// let connection = connections.start_dormant_here(|| Connection)?;
+    /// assert!(connection.addr().is_some(), "with a mailbox from now on");
+    /// tree.stop().await;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`start_here`](Self::start_here).
+    ///
+    /// # Panics
+    ///
+    /// As [`start_here`](Self::start_here).
+    pub fn start_dormant_here<A: Dormant>(&self, make: impl FnOnce() -> A) -> Result<Child<A>, StartError> {
+        let (cell, actor) = self.make_here(make)?;
+        tokio::task::spawn_local(Incarnation::new(DormantBody::Asleep(actor), cell.clone()));
+        Ok(Child { cell, reach: Reach::Dormant })
+    }
+
+    /// Makes the actor of a numbered child, as that child.
+    fn make_here<A>(&self, make: impl FnOnce() -> A) -> Result<(Arc<Cell>, A), StartError> {
+        let live = self.running().ok_or(StartError::NotRunning)?;
+        let cell = live.admit()?;
+        let made = {
+            let _current = cell::enter(&cell);
+            guarded(make)
+        };
+        match made {
+            Ok(actor) => Ok((cell, actor)),
+            Err(reason) => {
+                let reason = reason.before_up();
+                cell.finish(reason.clone());
+                Err(StartError::Failed { child: self.shared.name.clone(), reason })
+            }
+        }
     }
 
     /// Starts a named child and waits until the child is up. Other children and callers do not wait for this start.
@@ -265,7 +322,7 @@ impl DynamicSupervisor {
         let name = match child.into() {
             ChildKey::Name(name) => name,
             ChildKey::Id(id) => {
-                let numbered = live.numbered.lock().cells.get(&id).cloned();
+                let numbered = live.numbered.lock().get(id);
                 if let Some(cell) = numbered {
                     live.end_numbered(&cell).await;
                     return Ok(());
@@ -282,7 +339,7 @@ impl DynamicSupervisor {
         let Some(live) = self.running() else { return };
         let names: Vec<Arc<str>> = live.named.lock().children.keys().cloned().collect();
         let named = join_all(names.into_iter().map(|name| self.terminate_child(ChildKey::Name(name))));
-        let cells: Vec<Arc<Cell>> = live.numbered.lock().cells.values().cloned().collect();
+        let cells: Vec<Arc<Cell>> = live.numbered.lock().all();
         // A named child that is not found any more has ended by itself.
         let _ = tokio::join!(named, live.end_all(&cells));
     }
@@ -295,7 +352,7 @@ impl DynamicSupervisor {
     /// Calls `each` with the id of every numbered child. Children that start or end during the walk may be left out.
     pub fn for_each(&self, each: impl FnMut(ActorId)) {
         if let Some(live) = self.running() {
-            let ids: Vec<ActorId> = live.numbered.lock().cells.keys().copied().collect();
+            let ids: Vec<ActorId> = live.numbered.lock().ids();
             ids.into_iter().for_each(each);
         }
     }
@@ -331,7 +388,7 @@ impl DynamicSupervisor {
     /// [`ActorRef::monitor`](crate::ActorRef::monitor).
     pub fn monitor_child(&self, id: ActorId, tell: impl FnOnce(Down) + Send + 'static) -> Option<Monitor> {
         let live = self.running()?;
-        let numbered = live.numbered.lock().cells.get(&id).cloned();
+        let numbered = live.numbered.lock().get(id);
         let cell = numbered.or_else(|| {
             let named = live.named.lock();
             named.children.get(named.by_id.get(&id)?)?.cell.clone()

@@ -17,9 +17,12 @@ mod reading;
 mod requests;
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use janus_core::{Config, Namespace};
+use futures_util::future::LocalBoxFuture;
+use janus_core::engine::{self, Engine, Link, LinkError, NodeId};
+use janus_core::{Builder, Config, Namespace};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -77,8 +80,48 @@ async fn start(
     then: impl Fn() + Send + Sync + 'static,
     health: impl FnOnce(Janus) -> Health,
 ) -> Server {
+    start_of(Janus::builder(), settings, then, health).await
+}
+
+/// Starts a node of a cluster whose engine takes requests, and never answers.
+async fn serve_without_outcomes(settings: &Settings) -> Server {
+    start_of(Janus::builder().engine(Swallowing), settings, || {}, |janus| Health::new(janus, None)).await
+}
+
+/// See [`serve_without_outcomes`].
+#[derive(Debug)]
+struct Swallowing;
+
+impl Engine for Swallowing {
+    fn name(&self) -> &'static str {
+        "swallowing"
+    }
+
+    fn connect(&self, _: usize, _: NodeId) -> LocalBoxFuture<'static, Result<Box<dyn Link>, LinkError>> {
+        Box::pin(async { Ok(Box::new(Self) as _) })
+    }
+}
+
+impl Link for Swallowing {
+    fn request(&mut self, _: engine::Request<'_>) {}
+
+    fn backlog(&self) -> usize {
+        0
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<engine::Answer, LinkError>> {
+        Poll::Pending
+    }
+}
+
+async fn start_of(
+    builder: Builder,
+    settings: &Settings,
+    then: impl Fn() + Send + Sync + 'static,
+    health: impl FnOnce(Janus) -> Health,
+) -> Server {
     let (passed_on, requests) = mpsc::channel(100);
-    let builder = Janus::builder().config(settings.core.clone());
+    let builder = builder.config(settings.core.clone());
     let pass_on = move |request| {
         passed_on.try_send(request).expect("no test sends 100 requests at once");
         then();

@@ -74,6 +74,7 @@ struct Servers {
     hurried: Server,
     full: Server,
     silent: Server,
+    swallowed: Server,
     reloading: Server,
     mistaken: Server,
     _holders: Vec<TcpStream>,
@@ -87,6 +88,8 @@ impl Servers {
         everywhere.admin_listen = everywhere.core.http_listen.clone();
         let mut hurried = settings();
         hurried.core.frame_timeout = Duration::from_millis(20);
+        let mut impatient = settings();
+        impatient.core.engine_timeout = Duration::from_millis(100);
         let mut full = Settings { max_api_connections: 1, ..settings() };
         full.core.max_topics = 1;
         let full = serve(&full).await;
@@ -112,6 +115,7 @@ impl Servers {
             hurried: serve(&hurried).await,
             full,
             silent: serve_in_silence(&settings()).await,
+            swallowed: serve_without_outcomes(&impatient).await,
             reloading: serve_file("max_topics = 7\nthreads = 255\n").await,
             mistaken: serve_file("max_topics = 0\nmax_topcs = 1\n").await,
             _holders: holders,
@@ -146,6 +150,7 @@ impl Servers {
             ("415", _) => (&self.open, request(method, path, &[("Content-Type", "text/plain")], "")),
             ("503", _) if !path.starts_with("/api/") => (&self.silent, good),
             ("503", _) => (&self.full, good),
+            ("504", _) => (&self.swallowed, good),
             _ => panic!("no request here makes {path} answer with {status}"),
         }
     }

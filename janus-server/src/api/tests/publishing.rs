@@ -1,5 +1,6 @@
 //! Tests of publications and broadcasts.
 
+use futures_util::FutureExt;
 use janus_core::{Event, Message, Subscriber};
 
 use super::super::publishing::{PORTION_BYTES, publish_to_all};
@@ -118,7 +119,11 @@ async fn a_broadcast_is_completed_even_if_its_client_disconnects() {
         tokio::task::yield_now().await;
     }
     drop(held);
-    let all = || topics.iter().all(|topic| server.janus.history(topic, None, 1).unwrap().messages.len() == 1);
+    let all = || {
+        topics
+            .iter()
+            .all(|topic| server.janus.history(topic, None, 1).now_or_never().unwrap().unwrap().messages.len() == 1)
+    };
     until("a message in every topic", all).await;
     until("the place to be free", || server.api.free_places() == 1).await;
 }

@@ -17,9 +17,12 @@ use std::time::{Duration, Instant};
 use janus_core::supervision::in_words;
 use janus_core::wire::{ErrorClass, ErrorCode};
 
+use janus_core::Since;
+
 use super::ClientError;
 use super::output::say;
 use super::server::{Need, Protocol};
+use super::stream::wait;
 use crate::cli::Subscribe;
 
 /// Longest pause before the first attempt to reconnect; doubled for each further attempt.
@@ -38,7 +41,7 @@ trait Subscriber {
 }
 
 pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
-    if command.since.is_some() && command.topics.len() > 1 {
+    if command.since.and_then(Since::position).is_some() && command.topics.len() > 1 {
         return Err(ClientError::SinceOfSeveral);
     }
     let target = command.server.target("subscribe", Need::Messages)?;
@@ -56,8 +59,7 @@ pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
                 let pause = pause(failures, &error);
                 failures += 1;
                 say(&format!("{error}; reconnecting in {}", in_words(pause)));
-                #[expect(clippy::disallowed_methods, reason = "this command has nothing else to do")]
-                std::thread::sleep(pause);
+                wait(pause);
             }
             ended => return ended,
         }

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use janus_core::Position;
 use janus_core::wire::v1::client::{self, ServerFrame};
+use janus_core::{Position, Since};
 use tokio::runtime::Runtime;
 
 use super::super::ClientError;
@@ -33,7 +33,7 @@ struct Topic {
 
 impl<'a> Subscriber<'a> {
     pub(super) fn new(command: &'a Subscribe, target: Target) -> Result<Self, ClientError> {
-        let topic = |name: &String| Topic { name: name.clone(), position: command.since };
+        let topic = |name: &String| Topic { name: name.clone(), position: command.since.and_then(Since::position) };
         let topics = command.topics.iter().map(topic).collect();
         let runtime = Rc::new(runtime()?);
         Ok(Self { command, target, runtime, topics, session: None, has_subscribed: false, printed: 0 })
@@ -119,7 +119,8 @@ impl super::Subscriber for Subscriber<'_> {
             let mut socket = WebSocket::open(&self.target, self.session.as_deref()).await?;
             self.session = Some(std::mem::take(&mut socket.session));
             for (id, Topic { name, position }) in (0..).zip(&self.topics) {
-                socket.send(client::subscribe(Some(id), name, *position)).await?;
+                let since = position.map(Since::from).or(self.command.since);
+                socket.send(client::subscribe(Some(id), name, since)).await?;
             }
             self.read(&mut socket).await
         });

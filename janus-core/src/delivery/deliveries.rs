@@ -5,13 +5,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Codecs, Ledger, PassNumbers, SenderPool, Terms};
+use super::{Codecs, Ledger, PassNumbers, SenderPool, Sending, Terms};
 use crate::accounts::Accounts;
 use crate::ground::Ground;
 
 /// See the module's documentation. Dereferences to the [`Ground`] below.
 #[derive(Debug)]
-pub(crate) struct Engine {
+pub(crate) struct Deliveries {
     ground: Ground,
     pub(crate) accounts: Accounts,
     pub(crate) terms: Arc<Terms>,
@@ -21,17 +21,17 @@ pub(crate) struct Engine {
     pub(crate) pass_numbers: Arc<PassNumbers>,
 }
 
-impl Engine {
+impl Deliveries {
     /// With `drops_by_topic`, dropped messages are counted for each topic, too.
-    pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, drops_by_topic: bool) -> Self {
+    pub(crate) fn new(ground: Ground, codecs: Arc<Codecs>, sending: Sending, drops_by_topic: bool) -> Self {
         let ledger = Arc::new(Ledger::new(&ground.counters, &ground.figures));
         ledger.count_by_topic(drops_by_topic);
-        let terms = Terms::new(&ground.config(), ledger, codecs);
+        let terms = Terms::new(&ground.config(), ledger, codecs, Arc::new(sending));
         Self {
+            accounts: Accounts::new(ground.homes.len()),
             ground,
-            accounts: Accounts::default(),
+            senders: Arc::new(SenderPool::new(Arc::clone(&terms.sending))),
             terms: Arc::new(terms),
-            senders: Arc::default(),
             slot_ids: SlotIds::default(),
             pass_numbers: Arc::default(),
         }
@@ -41,12 +41,26 @@ impl Engine {
         &self.terms.ledger
     }
 
+    /// Makes the rings of the homes, if rings are wanted.
+    pub(crate) fn prepare_homes(&self) {
+        for home in self.homes.iter() {
+            let sending = Arc::clone(&self.terms.sending);
+            // A home that takes no jobs has ended.
+            let _ = home.place.run(move || sending.prepare_thread());
+        }
+    }
+
+    /// How pieces reach the kernel.
+    pub(crate) fn sending(&self) -> &Sending {
+        &self.terms.sending
+    }
+
     pub(crate) fn codecs(&self) -> &Arc<Codecs> {
         &self.terms.codecs
     }
 }
 
-impl Deref for Engine {
+impl Deref for Deliveries {
     type Target = Ground;
 
     fn deref(&self) -> &Ground {
