@@ -92,6 +92,8 @@ impl Servers {
         impatient.core.engine_timeout = Duration::from_millis(100);
         let mut full = Settings { max_api_connections: 1, ..settings() };
         full.core.max_topics = 1;
+        // The requests that fill the API must not end before the tests do.
+        full.core.frame_timeout = 10 * PATIENCE;
         let full = serve(&full).await;
         full.janus.publish("the only topic", &1).await.unwrap();
         let unfinished = post("/api/broadcast", &[], "{}");
