@@ -209,7 +209,7 @@ pub use topic::subscriber::{
 };
 pub use topic::{Handover, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
-pub use wire::{Epoch, Position, Since};
+pub use wire::{ClientId, Epoch, Position, Since};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -22,6 +22,7 @@
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
+//! | `client_id.rs` | pure: a value | [`ClientId`], the public name of a connection |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
 //! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
@@ -34,6 +35,7 @@
 //! `classic/parts.rs` takes stored messages apart.
 
 pub mod classic;
+mod client_id;
 mod codec;
 mod command;
 mod delimited;
@@ -61,6 +63,7 @@ pub mod websocket;
 /// The buffers of a [`Codec`]: `BytesMut` to write to, `Bytes` to share.
 pub use bytes::{Bytes, BytesMut};
 
+pub use client_id::{ClientId, ClientIdError};
 pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
 pub use command::{Command, Credentials, Open, RequestId};
 pub use delimited::Delimited;

@@ -184,7 +184,7 @@ impl<'a> Fields<'a> {
         let text = |raw: Option<&str>| {
             raw.map(|raw| json::string(raw).map(Into::into).ok_or_else(session_and_auth_must_be_strings)).transpose()
         };
-        Ok(Open { session: text(self.session)?, auth: text(self.auth)?, request: None })
+        Ok(Open { session: text(self.session)?, auth: text(self.auth)?, ..Open::default() })
     }
 
     fn request(
@@ -312,13 +312,14 @@ fn bad_since() -> FrameError {
 pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
     match *event {
         ServerEvent::Message(message) => encode_message(&message, out),
-        ServerEvent::Opened { session, resumed, limits, heartbeat, expires } => {
+        ServerEvent::Opened { id, client, session, resumed, limits, heartbeat, expires } => {
             let Limits { max_frame_bytes, max_topic_bytes, max_topics } = *limits;
             let limits = format!(
                 "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
                  \"max_topics\":{max_topics}}}"
             );
-            let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
+            let frame = frame(out, "welcome").id(id).text("session", session).text("client", &client.to_string());
+            let frame = frame.raw("resumed", bool_text(resumed));
             with_expiry(frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)), expires).end();
         }
         ServerEvent::Refreshed { id, expires } => with_expiry(frame(out, "refreshed").id(id), expires).end(),
