@@ -195,6 +195,7 @@ pub use instance::cluster::{ClusterState, EngineLink, Everywhere, NodeInfo};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::reload::{PreparedReload, ReloadError};
+pub use instance::routes::{HttpRoute, RouteRequest, RouteResponse};
 pub use instance::serve::ServeError;
 /// The type of networks in [`Config`].
 pub use ipnet::IpNet;

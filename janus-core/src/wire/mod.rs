@@ -11,7 +11,7 @@
 //! | `error.rs` | pure: a table | every [`ErrorCode`] with number, class and HTTP status; [`FrameError`] |
 //! | `classic.rs` | pure: a codec | the NUL-framed protocol of 2009, with the actions added by this project |
 //! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
-//! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455) around `janus.v1.json` |
+//! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455), and the contract of the protocols in its messages; its parts are in `websocket/` |
 //! | `sse.rs` | pure: a codec | server-sent events |
 //! | `http.rs` | pure: a codec | the HTTP port: the head of a request, and what the connection becomes; its parts are in `http/` |
 //! | `origins.rs` | pure: a rule | the origins whose pages may connect |
@@ -70,7 +70,7 @@ pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
-pub use http::{BodyReader, HttpError, HttpPort, PublishRoute};
+pub use http::{BodyReader, HttpError, HttpPort, PathPattern, PathPatternError, PublishRoute};
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
@@ -84,5 +84,7 @@ pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
 
+/// For answers of routes.
+pub(crate) use http::{date as http_date, reason_phrase};
 /// For stored messages in their classic form.
 pub(crate) use publication::{put_decimal, put_json_string};

@@ -126,9 +126,9 @@ impl RequestDecoder {
         self.opened
     }
 
-    /// A decoder that continues between two frames.
-    pub(super) fn continued(opened: bool) -> Self {
-        Self { opened, batch: None }
+    /// Continues where another decoder was, between two frames.
+    pub(super) fn continue_from(&mut self, opened: bool) {
+        self.opened = opened;
     }
 
     /// Releases the memory shared by the publications of a read.

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::answer::{Ends, put_answer, put_error};
 use super::body::BodyReader;
-use super::{HttpError, HttpRequest};
+use super::{HttpError, HttpRequest, PathPattern};
 use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
 use crate::wire::publication::put_json_string;
@@ -79,6 +79,11 @@ impl PublishRoute {
     #[must_use]
     pub fn on_answer(self, answered: impl Fn(u16) + Send + Sync + 'static) -> Self {
         Self { answered: Some(Arc::new(answered)), ..self }
+    }
+
+    /// The path.
+    pub(crate) fn path(&self) -> PathPattern {
+        PathPattern::exact(&self.path)
     }
 
     fn takes(&self, request: &HttpRequest) -> bool {
