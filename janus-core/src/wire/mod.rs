@@ -87,4 +87,4 @@ pub use websocket::WebSocket;
 /// For answers of routes.
 pub(crate) use http::{date as http_date, reason_phrase};
 /// For stored messages in their classic form.
-pub(crate) use publication::{put_decimal, put_json_string};
+pub(crate) use publication::{Handling, put_decimal, put_json_string};
