@@ -19,6 +19,7 @@
 //! | `forwarded.rs` | pure: a reader | [`ForwardedClient`], a client behind proxies that speak HTTP |
 //! | `proxy_header.rs` | pure: a reader | [`ProxyHeader`], a client behind a proxy that speaks the PROXY protocol |
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
+//! | `length_prefixed.rs` | pure: a decoder | [`LengthPrefixed`], frames that begin with their length |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
@@ -46,6 +47,7 @@ mod http;
 mod http_request;
 mod idempotency;
 pub(crate) mod json;
+mod length_prefixed;
 mod object;
 mod origins;
 mod peer;
@@ -74,6 +76,7 @@ pub use http::{BodyReader, HttpError, HttpPort, PathPattern, PathPatternError, P
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
+pub use length_prefixed::{LengthPrefix, LengthPrefixed};
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
 pub use position::{Epoch, EpochError, Position, PositionError, Since, SinceError};
