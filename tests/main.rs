@@ -51,6 +51,7 @@ mod limits;
 mod memory;
 mod metrics;
 mod protocol;
+mod protocols;
 mod proxied;
 mod reload;
 mod resume;

@@ -1,7 +1,7 @@
 //! The messages of a record as text.
 //!
 //! For each message a line with three lengths, and then the texts: `LEN LEN LEN\n EVENT MESSAGE_ID DATA`, without the
-//! blanks. The texts are the publisher's JSON, carried and not parsed. The topic is not part of the text.
+//! blanks. A fourth member of the line, `!CLIENT`, names the client that does not get the message. The texts are the publisher's JSON, carried and not parsed. The topic is not part of the text.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -38,10 +38,14 @@ impl Payload {
         let mut text = BytesMut::new();
         for message in messages {
             let parts = [message.event(), message.message_id(), message.data()];
-            for (part, end) in parts.iter().zip([b' ', b' ', b'\n']) {
+            for (part, end) in parts.iter().zip([&b" "[..], b" ", b""]) {
                 put_decimal(&mut text, part.len() as u64);
-                text.put_u8(end);
+                text.put_slice(end);
             }
+            if let Some(client) = message.excluded() {
+                text.put_slice(format!(" !{client}").as_bytes());
+            }
+            text.put_u8(b'\n');
             parts.iter().for_each(|part| text.put_slice(part.as_bytes()));
         }
         Self(text.freeze())
@@ -78,7 +82,11 @@ impl Payload {
 }
 
 fn next<'a>(topic: &TopicName, text: &'a str) -> Option<(Publication, &'a str)> {
-    let (lengths, mut rest) = text.split_once('\n')?;
+    let (line, mut rest) = text.split_once('\n')?;
+    let (lengths, excluded) = match line.split_once(" !") {
+        Some((lengths, client)) => (lengths, Some(client.parse().ok()?)),
+        None => (line, None),
+    };
     let mut lengths = lengths.split(' ').map(str::parse::<usize>);
     let mut part = || {
         let (part, behind) = rest.split_at_checked(lengths.next()?.ok()?)?;
@@ -88,12 +96,17 @@ fn next<'a>(topic: &TopicName, text: &'a str) -> Option<(Publication, &'a str)> 
     let (event, message_id, data) = (part()?, part()?, part()?);
     // The text becomes part of frames, where half a JSON value would break the protocol of every subscriber.
     let message = Publication::new(topic, event, message_id, data).ok()?;
+    let message = match excluded {
+        Some(client) => message.excluding(client),
+        None => message,
+    };
     lengths.next().is_none().then_some((message, rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ClientId;
 
     fn topic() -> TopicName {
         TopicName::new("news", 255).unwrap()
@@ -105,7 +118,8 @@ mod tests {
 
     #[test]
     fn messages_come_back_from_their_text() {
-        let messages = [message("\"one\""), message("{\n}"), message("3")];
+        let excluding = message("{\n}").excluding(ClientId::new(1, 2));
+        let messages = [message("\"one\""), excluding, message("3")];
         let payload = Payload::of(&messages);
         assert_eq!(payload.messages(&topic(), 3).unwrap(), messages);
         assert_eq!(Payload::of([]).messages(&topic(), 0), Ok(Vec::new()));
@@ -115,8 +129,17 @@ mod tests {
     fn a_text_of_other_messages_is_refused() {
         let good = Payload::of([&message("1")]);
         assert_eq!(good.messages(&topic(), 2), Err(PayloadError { expected: 2 }));
-        let bad =
-            ["1 1 1\n", "1 1\n123", "1 1 1 1\n1234", "-1 1 1\n123", "1 1 1\n12x", "9999 1 1\n123", "1 1 1\n123\n"];
+        let bad = [
+            "1 1 1 !1\n123",
+            "1 1 1 !1.2 \n123",
+            "1 1 1\n",
+            "1 1\n123",
+            "1 1 1 1\n1234",
+            "-1 1 1\n123",
+            "1 1 1\n12x",
+            "9999 1 1\n123",
+            "1 1 1\n123\n",
+        ];
         for text in bad {
             let payload = Payload::from_bytes(Bytes::from_static(text.as_bytes()));
             assert_eq!(payload.messages(&topic(), 1), Err(PayloadError { expected: 1 }), "{text:?}");

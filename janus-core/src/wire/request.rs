@@ -218,7 +218,8 @@ mod tests {
     }
 
     fn decoded_by_v1(texts: &[String]) -> Vec<Decoded> {
-        let mut decoder = v1::RequestDecoder::continued(true);
+        let mut decoder = v1::RequestDecoder::new();
+        decoder.continue_from(true);
         let decode = |text: &String| {
             decoder.decode(text, 1_000, &LIMITS).map(|request| match request {
                 v1::Request::Command(command) => command,
@@ -240,6 +241,8 @@ mod tests {
             ("{\"action\":\"publish\",\"ack\":true,\"data\":{\"topic\":\"t\",\"data\":", "}}", decoded_by_classic),
             ("{\"type\":\"publish\",\"topic\":\"t\",\"event\":\"e\",\"data\":", "}", decoded_by_v1),
             ("{\"type\":\"publish\",\"id\":3,\"topic\":\"t\",\"data\":", "}", decoded_by_v1),
+            ("{\"type\":\"publish\",\"exclude\":\"1.2\",\"topic\":\"t\",\"data\":", "}", decoded_by_v1),
+            ("{\"type\":\"publish\",\"topic\":\"t\",\"idempotency_key\":\"k\",\"data\":", "}", decoded_by_v1),
         ];
         for (beginning, end, decoded) in beginnings {
             let frame = |data: &str| format!("{beginning}{data}{end}");

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
 use janus_core::wire::{ErrorCode, HttpError};
-use janus_core::{Janus, Message, PublishError, Receipt};
+use janus_core::{ClientId, Janus, Message, PublishError, Receipt};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
@@ -31,7 +31,7 @@ impl Api {
     ) -> Result<Response<Full<Bytes>>, HttpError> {
         self.check_topic(&request.topic)?;
         traceparent::note(traceparent, &request.topic);
-        let message = message(&request.topic, &request.event, &request.message_id, &request.data)?;
+        let message = message(&request.topic, &request.event, &request.message_id, &request.data, request.exclude)?;
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,
             Err(error) => Err(error),
@@ -41,7 +41,7 @@ impl Api {
     }
 
     pub(super) async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Broadcast { topics, event, message_id, data } = request;
+        let Broadcast { topics, event, message_id, data, exclude } = request;
         let count = topics.len();
         if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
             return Err(bad_request(format!("topics: expected 1 to {MAX_BROADCAST_TOPICS} topics, got {count}")));
@@ -57,15 +57,25 @@ impl Api {
                 HttpError { message, ..error }
             })?;
         }
-        let message = message(&topics[0], &event, &message_id, &data)?;
+        let message = message(&topics[0], &event, &message_id, &data, exclude)?;
         drop(data);
         Ok(publish_to_all(&self.janus, &message, &topics).await)
     }
 }
 
-fn message(topic: &str, event: &str, message_id: &str, data: &RawValue) -> Result<Message, HttpError> {
+fn message(
+    topic: &str,
+    event: &str,
+    message_id: &str,
+    data: &RawValue,
+    exclude: Option<ClientId>,
+) -> Result<Message, HttpError> {
     let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
-    Ok(message.event(event).message_id(message_id))
+    let message = message.event(event).message_id(message_id);
+    Ok(match exclude {
+        Some(client) => message.exclude(client),
+        None => message,
+    })
 }
 
 /// Publishes a message to these topics, and answers with the outcome on each.
@@ -117,6 +127,7 @@ pub(super) struct Publish {
     #[serde(default)]
     message_id: String,
     data: Box<RawValue>,
+    exclude: Option<ClientId>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,6 +139,7 @@ pub(super) struct Broadcast {
     #[serde(default)]
     message_id: String,
     data: Box<RawValue>,
+    exclude: Option<ClientId>,
 }
 
 #[derive(Debug, Serialize)]

@@ -13,14 +13,17 @@ use serde_json::value::RawValue;
 
 use super::answer::{Ends, put_answer, put_error};
 use super::body::BodyReader;
-use super::{HttpError, HttpRequest};
+use super::{HttpError, HttpRequest, PathPattern};
 use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
 use crate::wire::publication::put_json_string;
-use crate::wire::{Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName};
+use crate::wire::{
+    ClientId, Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName,
+};
 
 /// A path of an HTTP port at which requests publish: `POST`, with the header `Content-Type: application/json` and the body
-/// `{"topic":T,"event":E,"message_id":I,"data":D}`; `event` and `message_id` may be left out. The answer is the receipt,
+/// `{"topic":T,"event":E,"message_id":I,"data":D,"exclude":C}`; all but `topic` and `data` may be left out. The message does
+/// not go to the client `exclude`, a [`ClientId`](crate::ClientId). The answer is the receipt,
 /// `{"epoch":E,"seq":N,"subscribers":N}`. With the header `Idempotency-Key`, an [`IdempotencyKey`], a repetition within
 /// `idempotency_ttl` gets the first receipt, with `"again":true`.
 ///
@@ -79,6 +82,11 @@ impl PublishRoute {
     #[must_use]
     pub fn on_answer(self, answered: impl Fn(u16) + Send + Sync + 'static) -> Self {
         Self { answered: Some(Arc::new(answered)), ..self }
+    }
+
+    /// The path.
+    pub(crate) fn path(&self) -> PathPattern {
+        PathPattern::exact(&self.path)
     }
 
     fn takes(&self, request: &HttpRequest) -> bool {
@@ -312,6 +320,7 @@ struct Publish<'a> {
     message_id: Cow<'a, str>,
     #[serde(borrow)]
     data: &'a RawValue,
+    exclude: Option<ClientId>,
 }
 
 /// The message in a body.
@@ -320,7 +329,7 @@ fn publication(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication),
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(harmless(ErrorCode::BadRequest, "the body: expected an object, got an array"));
     }
-    let Publish { topic, event, message_id, data } = serde_json::from_slice(body).map_err(|error| {
+    let Publish { topic, event, message_id, data, exclude } = serde_json::from_slice(body).map_err(|error| {
         let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
         harmless(code, format!("the body: {error}"))
     })?;
@@ -334,7 +343,13 @@ fn publication(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication),
         let message = format!("the message takes {length} bytes, and max_frame_bytes allows {limit}");
         return Err(harmless(ErrorCode::BadPublish, message));
     }
-    Ok((topic, publication))
+    Ok((
+        topic,
+        match exclude {
+            Some(client) => publication.excluding(client),
+            None => publication,
+        },
+    ))
 }
 
 fn json_string(text: &str) -> Cow<'static, str> {
