@@ -9,10 +9,12 @@
 //! |---|---|---|
 //! | `answer.rs` | pure: a writer | answers of kept connections, and the `Date` of all answers |
 //! | `body.rs` | pure: a reader | [`BodyReader`], the body of a request |
+//! | `mounted.rs` | pure: a part of the codec | requests whose head another HTTP server has read |
 //! | `publishing.rs` | pure: a part of the codec | [`PublishRoute`], and requests that publish |
 
 mod answer;
 mod body;
+pub(crate) mod mounted;
 mod publishing;
 
 use std::fmt::Write as _;

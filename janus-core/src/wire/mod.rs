@@ -81,5 +81,7 @@ pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
 
+/// For requests that another HTTP server has read.
+pub(crate) use http::mounted;
 /// For stored messages in their classic form.
 pub(crate) use publication::{put_decimal, put_json_string};
