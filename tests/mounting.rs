@@ -18,6 +18,8 @@ mod alone;
     reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
 )]
 mod axum_example;
+#[path = "mounting/http2.rs"]
+mod http2;
 
 use std::net::SocketAddr;
 use std::time::Duration;

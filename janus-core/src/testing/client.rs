@@ -489,7 +489,7 @@ impl TestClient {
             match timeout_at(until, self.stream.read_buf(&mut buffer)).await {
                 Ok(Ok(1..)) => self.decode(&buffer).await,
                 Ok(_) => return Received::Closed(TestClosed { error: String::new(), code: None }),
-                Err(_) => self.fail(&format!("no {what} within {:?}", self.patience)),
+                Err(_) => self.fail(&format!("waited {:?} in vain for {what}", self.patience)),
             }
         }
     }
