@@ -9,6 +9,8 @@
     reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
 )]
 mod actix_example;
+#[path = "mounting/alone.rs"]
+mod alone;
 #[path = "../examples/axum.rs"]
 #[allow(
     dead_code,
@@ -16,13 +18,19 @@ mod actix_example;
     reason = "it is a program of its own, and frameworks differ in what their macros make of its main function"
 )]
 mod axum_example;
+#[path = "mounting/http2.rs"]
+mod http2;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use actix_web::{App, HttpServer, web};
-use futures_util::{SinkExt, StreamExt};
+use actix_web::web::ServiceConfig;
+use actix_web::{App, HttpServer};
+use axum::Router;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use janus_core::Janus;
+use janus_core::testing::Connect;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -57,24 +65,32 @@ impl Site {
 
 async fn axum() -> Site {
     let janus = axum_example::start().await.unwrap();
+    let app = axum_example::app(janus.clone());
+    serve_axum(janus, app).await
+}
+
+async fn serve_axum(janus: Janus, app: Router) -> Site {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let app = axum_example::app(janus.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
     Site { janus, addr, stop: Box::new(move || server.abort()) }
 }
 
 async fn actix() -> Site {
     let janus = actix_example::start().await.unwrap();
+    let inside = janus.clone();
+    serve_actix(janus, move |config| actix_example::routes(inside)(config)).await
+}
+
+async fn serve_actix(janus: Janus, routes: impl FnOnce(&mut ServiceConfig) + Clone + Send + 'static) -> Site {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (handle, started) = tokio::sync::oneshot::channel();
-    let inside = janus.clone();
     // actix-web has its own kind of runtime.
     let thread = std::thread::spawn(move || {
         actix_web::rt::System::new().block_on(async move {
-            let shared = web::Data::new(actix_example::Shared::new(inside));
-            let app = move || App::new().app_data(shared.clone()).configure(actix_example::routes);
+            let app = move || App::new().configure(routes.clone());
             let server = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(1).listen(listener);
             let server = server.unwrap().run();
             let _ = handle.send(server.handle());
@@ -185,6 +201,18 @@ async fn an_event_stream_gets_the_apps_messages_and_resumes(site: Site) {
     site.stop().await;
 }
 
+async fn the_middleware_says_who_the_client_is_and_what_the_client_may_do(site: Site) {
+    let mut client = Connect::to(site.addr).header("authorization", "Bearer sesame").connect().await;
+    client.subscribe("news").await;
+    let users: Vec<_> = site.janus.connections(0, 10).into_iter().map(|connection| connection.user).collect();
+    assert_eq!(users, ["ali-baba"]);
+    // On loopback everyone may publish, unless the identity says otherwise.
+    assert_eq!(client.try_publish("news", "me, too").await.unwrap_err().error, "forbidden");
+    assert_eq!(site.janus.disconnect_user("ali-baba", true), 1);
+    assert_eq!(client.closed().await.error, "disconnected");
+    site.stop().await;
+}
+
 async fn nothing_passes_the_middleware_of_the_app(site: Site) {
     let Err(Error::Http(response)) = open(&site, "Bearer guess").await else { panic!("it was let in") };
     assert_eq!(response.status(), 401);
@@ -263,12 +291,29 @@ async fn a_shutdown_says_goodbye(site: Site) {
     site.stop().await;
 }
 
+/// Starts a site with the routes of Janus and nothing else.
+type Start = fn(Janus) -> BoxFuture<'static, Site>;
+
+fn axum_alone(janus: Janus) -> BoxFuture<'static, Site> {
+    let app = Router::new().merge(janus_axum::routes(&janus));
+    serve_axum(janus, app).boxed()
+}
+
+fn actix_alone(janus: Janus) -> BoxFuture<'static, Site> {
+    let routes = janus_actix_web::routes(&janus);
+    serve_actix(janus, routes).boxed()
+}
+
 macro_rules! in_both {
-    ($($behaviour:ident),+ $(,)?) => {
+    ($($behaviour:ident),+ $(,)? ; $($alone:ident),+ $(,)?) => {
         mod in_axum {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
                 super::$behaviour(super::axum().await).await;
+            })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $alone() {
+                super::alone::$alone(super::axum_alone).await;
             })+
         }
 
@@ -277,6 +322,10 @@ macro_rules! in_both {
             async fn $behaviour() {
                 super::$behaviour(super::actix().await).await;
             })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $alone() {
+                super::alone::$alone(super::actix_alone).await;
+            })+
         }
     };
 }
@@ -284,8 +333,20 @@ macro_rules! in_both {
 in_both!(
     a_websocket_gets_the_apps_messages,
     an_event_stream_gets_the_apps_messages_and_resumes,
+    the_middleware_says_who_the_client_is_and_what_the_client_may_do,
     nothing_passes_the_middleware_of_the_app,
     a_refusal_has_the_headers_of_its_status_and_a_reason,
     a_request_dangerous_only_behind_an_app_is_refused,
-    a_shutdown_says_goodbye,
+    a_shutdown_says_goodbye;
+    a_hook_refuses_a_client_before_a_stream_begins,
+    a_client_may_prove_its_identity_in_the_hello,
+    a_hook_that_refuses_only_for_now_says_when_to_come_back,
+    a_full_server_and_a_crowded_address_refuse_before_a_stream_begins,
+    a_client_behind_a_trusted_proxy_has_its_own_address,
+    bytes_sent_ahead_of_the_upgrade_are_not_lost,
+    a_client_that_reads_nothing_is_cut_off_and_delays_no_other,
+    the_end_of_an_identity_ends_the_client,
+    a_page_of_an_allowed_origin_may_ask_in_advance_and_read_the_answer,
+    a_client_that_goes_away_is_gone_for_janus,
+    a_request_publishes_by_the_right_of_its_client,
 );

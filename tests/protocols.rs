@@ -11,7 +11,7 @@ use janus_core::wire::websocket::{
     ClientMessage, Close, Endpoint, MessageDecoder, MessageProtocol, MessageWriter, Reading, Takes, UpgradeError,
 };
 use janus_core::wire::{
-    Answers, Command, ErrorCode, FrameError, HttpError, HttpRequest, Open, Opens, Refusal, ServerEvent, Timestamp,
+    Answers, Command, ErrorCode, FrameError, HttpError, HttpRequest, Open, Refusal, ServerEvent, Timestamp,
     WebSocket,
 };
 use janus_core::{

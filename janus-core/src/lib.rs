@@ -50,6 +50,8 @@
 //! | subscribe | [`Janus::subscribe`], [`Janus::subscribe_with`] to resume after a position, [`Janus::history`] |
 //! | decide about clients, and hear of them | [`hooks`] and [`Builder::hooks`] |
 //! | run actors in the same tree | [`Builder::child`], [`supervision`] |
+//! | test a program | the feature `testing`: a server on a port of its own, a client, time that a test moves |
+//! | be a part of a web application | [`mount::Mount`]; the crates `janus-axum` and `janus-actix-web` mount it in one line |
 //! | serve another protocol, or streams of another server | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; the feature `conformance` checks them |
 //! | serve TLS, with the feature `tls` | [`Config::tls_listen`], [`Config::https_listen`], [`Config::tls_cert`]; `Builder::tls`, `Janus::reload_certificates` |
 //! | watch | [`Janus::stats`], [`Janus::metrics`] for an exporter, [`Janus::topics`], [`Janus::connections`], [`Janus::find_connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::topic_counts`] for rates, [`Janus::trace`], [`Janus::tree`] |
@@ -138,6 +140,7 @@
 //! | `instance/` | the handle, the supervision tree, the memory keeper, the drain |
 //! | `typed.rs` | topics for values of one type |
 //! | `conformance/` | the contract of a transport as checks (a feature) |
+//! | `testing/` | servers and clients for tests of programs (a feature) |
 //! | `simulation/` | the whole tree on one thread under virtual time (tests) |
 //! | `internals.rs` | the delivery path without its actors, for benches (a feature) |
 //!
@@ -161,9 +164,18 @@ pub mod internals;
 mod session;
 #[cfg(all(test, feature = "fault-injection"))]
 mod simulation;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 mod typed;
 pub mod wire;
+
+/// Janus behind the HTTP server of another program, whose middleware comes first; see [`Mount`](mount::Mount).
+///
+/// The crates `janus-axum` and `janus-actix-web` do the rest for those frameworks.
+pub mod mount {
+    pub use crate::instance::mount::{Answer, Body, Input, Mount, Upgrade};
+}
 
 #[doc(hidden)]
 pub use config::settings;

@@ -24,13 +24,14 @@ const FLOORS: &[&[&str]] = &[
     &["connection"],
     &["instance"],
     &["typed"],
-    &["conformance", "simulation", "internals"],
+    &["conformance", "simulation", "internals", "testing"],
     // The root: the exported names of the crate, which the floors themselves do not use.
     &["lib"],
 ];
 
-/// Folders whose code may use the exported names as any user of the crate: the conformance suite, the simulation.
-const USERS: &[&str] = &["conformance", "simulation", "internals"];
+/// Folders whose code may use the exported names as any user of the crate: the conformance suite, the simulation, the
+/// servers and clients for tests.
+const USERS: &[&str] = &["conformance", "simulation", "internals", "testing"];
 
 /// Lines of a file without its tests.
 const MAX_LINES: usize = 800;

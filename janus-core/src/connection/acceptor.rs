@@ -37,6 +37,7 @@ use crate::accounts::Address;
 use crate::accounts::admission::{AddressLimit, Admission, Excess};
 use crate::accounts::reached::Limit;
 use crate::connection::Connections;
+use crate::connection::foreknown::Foreknown;
 use crate::connection::listener::{Incoming, Listener, Origin};
 use crate::connection::moving::serve_at_home;
 use crate::connection::port::{TcpPort, prepare};
@@ -52,7 +53,7 @@ use crate::ground::homes::HomeId;
 use crate::ground::log_lines::counted;
 use crate::ground::tasks::yield_now;
 use crate::ground::trace::{self, Said, TraceKind};
-use crate::hooks::TlsClient;
+use crate::hooks::{Identity, TlsClient};
 use crate::session::Session;
 use crate::supervision::ActorRef;
 use crate::wire::{Bytes, Decoder, ErrorCode, Opens, Peer, ServerEvent};
@@ -264,17 +265,17 @@ impl Acceptor {
     fn accepted(&self, incoming: Incoming, headers: &mut Headers) {
         let shared = &self.shared;
         prepare(&incoming, &shared.config(), Some(shared.bound));
-        let Incoming { link, peer, .. } = incoming;
+        let Incoming { link, peer, identity, .. } = incoming;
         match link {
-            Link::Tcp(socket) if shared.config().expects_proxy_header(peer) => {
+            Link::Tcp(socket) if identity.is_none() && shared.config().expects_proxy_header(peer) => {
                 headers.begin(shared, socket, peer, self.words_about_headers());
             }
-            link => self.welcome(link, peer, false),
+            link => self.welcome(link, peer, false, identity),
         }
     }
 
     /// Goes on with a connection whose client is known, within the limits of the client's address.
-    fn welcome(&self, link: Link, peer: Peer, is_foreign: bool) {
+    fn welcome(&self, link: Link, peer: Peer, is_foreign: bool, identity: Option<Arc<Identity>>) {
         let shared = &self.shared;
         let admission = shared.accounts.admit(peer, &shared.config());
         if let Err(Excess { limit, is_told }) = admission {
@@ -294,7 +295,8 @@ impl Acceptor {
                 Err(_) => handshakes::turn_away(&socket),
             },
             (_, link) => {
-                let accepted = Accepted { link, peer, is_foreign, admission, tls: None, home };
+                let foreknown = Foreknown::of(identity);
+                let accepted = Accepted { link, peer, is_foreign, admission, tls: None, home, foreknown };
                 match home == self.home {
                     true => serve(shared, accepted, &self.origin),
                     false => serve_at_home(shared, accepted, &self.origin),
@@ -393,6 +395,8 @@ pub(crate) struct Accepted {
     pub(crate) tls: Option<Box<TlsClient>>,
     /// The home arbiter of the connection.
     pub(crate) home: HomeId,
+    /// What the program says of the client, if anything.
+    pub(crate) foreknown: Option<Box<Foreknown>>,
 }
 
 #[cfg(all(test, feature = "fault-injection"))]
@@ -406,6 +410,7 @@ impl Accepted {
             admission: Ok(Admission::default()),
             tls: None,
             home: HomeId::FIRST,
+            foreknown: None,
         }
     }
 }
@@ -443,14 +448,14 @@ fn serve_guest(
     decoder: Box<dyn Decoder>,
     returning: Option<Returning>,
 ) {
-    let Accepted { link, peer, is_foreign, admission, tls, home } = accepted;
+    let Accepted { link, peer, is_foreign, admission, tls, home, foreknown } = accepted;
     let account = shared.accounts.of(peer);
     let make = |id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms);
     let config = shared.config();
     let room = Room { config: &config, is_short: shared.memory_is_at(REFUSE) };
     let (slot, goes) = shared.table.enter_guest(&shared.slot_ids, &room, make);
     crowd_out(goes);
-    let client = Client { peer, is_foreign, admission, tls, home, has_place: false, returning };
+    let client = Client { peer, is_foreign, admission, tls, home, has_place: false, returning, foreknown };
     start(shared, slot, client, origin, decoder);
 }
 
@@ -474,10 +479,10 @@ pub(crate) fn serve_with(
     origin: &Arc<Origin>,
     decoder: Box<dyn Decoder>,
 ) {
-    let Accepted { link, peer, is_foreign, admission, tls, home } = accepted;
+    let Accepted { link, peer, is_foreign, admission, tls, home, foreknown } = accepted;
     let account = shared.accounts.of(peer);
     let slot = place.enter(|id, place| Slot::new(id, Some(place), link, origin.codec_id, account, &shared.terms));
-    let client = Client { peer, is_foreign, admission, tls, home, has_place: true, returning: None };
+    let client = Client { peer, is_foreign, admission, tls, home, has_place: true, returning: None, foreknown };
     start(shared, slot, client, origin, decoder);
 }
 
@@ -491,11 +496,12 @@ struct Client {
     has_place: bool,
     /// For a connection that was passed on before.
     returning: Option<Returning>,
+    foreknown: Option<Box<Foreknown>>,
 }
 
 /// Gives a connection its session and its Transport, on this thread; greets the client where the server speaks first.
 fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Arc<Origin>, decoder: Box<dyn Decoder>) {
-    let Client { peer, is_foreign, admission, tls, home, has_place, returning } = client;
+    let Client { peer, is_foreign, admission, tls, home, has_place, returning, foreknown } = client;
     let codec = origin.codec.name();
     let how = if returning.is_some() { "came back" } else { "connected" };
     log::debug!(conn = slot.id, peer:%, transport = codec; "client {} ({peer}): {how}, {codec}", slot.id);
@@ -512,6 +518,9 @@ fn start(shared: &Arc<Connections>, slot: Arc<Slot>, client: Client, origin: &Ar
         let shared_too = Arc::clone(shared);
         let mut transport = Transport::new(shared_too, Arc::clone(&slot), session, origin, decoder, has_place, home);
         transport.set_client(is_foreign, admission, tls);
+        if let Some(foreknown) = foreknown {
+            transport.foreknow(*foreknown);
+        }
         if let Some(returning) = returning {
             transport.return_with(returning);
         }
@@ -581,7 +590,7 @@ impl ActorFuture<Acceptor> for Accept {
                     begun |= self.headers.len() > headers;
                 }
                 Some(Waiting::Named(Named { socket, peer, is_foreign })) => {
-                    acceptor.welcome(socket.into(), peer, is_foreign);
+                    acceptor.welcome(socket.into(), peer, is_foreign, None);
                 }
             }
         }

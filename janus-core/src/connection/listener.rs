@@ -18,6 +18,7 @@ use crate::delivery::codecs::{CLASSIC, CodecId};
 use crate::delivery::stream::Stream;
 pub use crate::delivery::stream::{ByteStream, PassedStream};
 use crate::delivery::{Codecs, Link};
+use crate::hooks::Identity;
 use crate::wire::{Codec, HttpRequest, Peer};
 
 /// Yields the byte streams of clients, one after the other.
@@ -79,6 +80,7 @@ pub struct Incoming {
     pub(crate) peer: Peer,
     /// Whether the socket has inherited its options from the server's own listener.
     pub(crate) inherits: bool,
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 impl Incoming {
@@ -88,7 +90,7 @@ impl Incoming {
     /// `tcp_user_timeout`.
     #[must_use]
     pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { link: stream.into(), peer: peer.into(), inherits: false }
+        Self::new(stream, peer.into())
     }
 
     /// A connection over a Unix socket. Unix sockets take the direct path as well, and count as local clients.
@@ -99,7 +101,7 @@ impl Incoming {
     #[cfg(unix)]
     #[must_use]
     pub fn unix(stream: UnixStream) -> Self {
-        Self { link: stream.into(), peer: Peer::Local, inherits: false }
+        Self::new(stream, Peer::Local)
     }
 
     /// Any other stream. Such a stream takes the queued path: a delivery waits until the connection's own actor writes
@@ -118,7 +120,54 @@ impl Incoming {
     /// As [`stream`](Self::stream), for a client whose address is known.
     #[must_use]
     pub fn stream_from(stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) -> Self {
-        Self { link: Stream::new(Box::pin(stream), peer).into(), peer, inherits: false }
+        Self::new(Stream::new(Box::pin(stream), peer), peer)
+    }
+
+    fn new(link: impl Into<Link>, peer: Peer) -> Self {
+        Self { link: link.into(), peer, inherits: false, identity: None }
+    }
+
+    /// Sets the identity of the client, for a program that knows the client: by a session of its own, by a certificate,
+    /// or by an account of the operating system.
+    ///
+    /// [`Hooks::authenticate`](crate::hooks::Hooks::authenticate) is not asked, and a proof in the client's opening frame
+    /// has no meaning. The grants hold, with and without hooks: under [`Grant::Ask`](crate::hooks::Grant::Ask) the hooks
+    /// decide, if there are any, and otherwise the settings. Janus keeps the time: the client is closed with
+    /// `token_expired` at the [end](Identity::expires) of the identity, or
+    /// [`Config::token_grace`](crate::Config::token_grace) later where the protocol has a refresh. A refresh is a
+    /// question for the hooks; without hooks each is refused. The client is found by its user
+    /// ([`Janus::disconnect_user`](crate::Janus::disconnect_user)), and revocations hold.
+    ///
+    /// No PROXY header is read from such a connection.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use janus_core::hooks::{Identity, Patterns};
+    /// use janus_core::wire::classic::Classic;
+    /// use janus_core::wire::Codec;
+    /// use janus_core::{Config, Incoming, Janus};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: Vec::new(), ..Config::default() };
+    /// let janus = Janus::builder().config(config).start().await?;
+    /// let codec: Arc<dyn Codec> = Arc::new(Classic);
+    /// let (client, stream) = tokio::io::duplex(4096);
+    /// let alice = Identity::user("alice")
+    ///     .subscribe(Patterns::new(["alice:*"])?)
+    ///     .publish(false)
+    ///     .expires(SystemTime::now() + Duration::from_secs(3600));
+    /// janus.serve(Incoming::stream(stream).identity(alice), &codec, None)?;
+    /// # drop(client);
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn identity(self, identity: Identity) -> Self {
+        Self { identity: Some(Arc::new(identity)), ..self }
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `acceptor.rs` | actor | a listener; decides whether there is room for another client |
 //! | `crowd.rs` | table | connections by network address, and which one makes room first |
+//! | `foreknown.rs` | pure | what the program says of a client before its connection is served |
 //! | `guests.rs` | table | connections without a place of `max_connections`, and their order of making room |
 //! | `heartbeat.rs` | task | the tick: pings, unfinished frames, stalled clients |
 //! | `linger.rs` | task | the end of a refused connection without a Transport |
@@ -25,6 +26,7 @@
 
 pub(crate) mod acceptor;
 mod crowd;
+pub(crate) mod foreknown;
 pub(crate) mod guests;
 pub(crate) mod heartbeat;
 mod linger;

@@ -55,10 +55,10 @@ pub(crate) enum Unmoved {
 
 /// Serves a connection on its home.
 pub(crate) fn serve_at_home(shared: &Arc<Connections>, accepted: Accepted, origin: &Arc<Origin>) {
-    let Accepted { link, peer, is_foreign, admission, tls, home } = accepted;
+    let Accepted { link, peer, is_foreign, admission, tls, home, foreknown } = accepted;
     let (connections, origin) = (Arc::clone(shared), Arc::clone(origin));
     let moved = move_to(shared, home, link, peer, move |link| {
-        serve(&connections, Accepted { link, peer, is_foreign, admission, tls, home }, &origin);
+        serve(&connections, Accepted { link, peer, is_foreign, admission, tls, home, foreknown }, &origin);
     });
     if let Err(error) = moved {
         log::debug!(peer:%; "{peer}: closed, because {error}");

@@ -128,7 +128,7 @@ fn open(addr: SocketAddr, config: &Config, told: &Told) -> io::Result<Socket> {
 /// on these options. `bound` has the options of the sockets that the server has bound, which are those of the start;
 /// connections of other sockets inherit nothing for sure.
 pub(crate) fn prepare(incoming: &Incoming, config: &Config, bound: Option<Options>) {
-    let Incoming { link, peer, inherits } = incoming;
+    let Incoming { link, peer, inherits, .. } = incoming;
     let has_inherited = *inherits && bound == Some(Options::of(config));
     match link {
         Link::Tcp(stream) if !has_inherited => {

@@ -99,7 +99,7 @@ impl WayBack {
                 // No Transport starts any more, as for a stream that comes a moment later.
                 return log::debug!("{peer}: closed, because the instance is shutting down");
             }
-            let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls, home };
+            let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls, home, foreknown: None };
             let returning = Returning { is_counted: true, received, kept };
             serve_again(&connections, accepted, &origin, returning);
         });

@@ -255,6 +255,8 @@ pub(crate) struct Reservation {
     shared: Arc<Connections>,
     /// Whether a connection has the place by now.
     used: bool,
+    /// The number of the connection, once anything has asked for the number.
+    number: Option<u64>,
 }
 
 impl Reservation {
@@ -265,14 +267,19 @@ impl Reservation {
             return None;
         }
         listed.reserved += 1;
-        Some(Self { shared: Arc::clone(shared), used: false })
+        Some(Self { shared: Arc::clone(shared), used: false, number: None })
+    }
+
+    /// The number that the connection will have, for questions before there is a connection.
+    pub(crate) fn number(&mut self) -> u64 {
+        *self.number.get_or_insert_with(|| self.shared.slot_ids.next())
     }
 
     /// Enters a connection; `make` makes the slot from a number, never used again, and an index in the table.
     pub(crate) fn enter(mut self, make: impl FnOnce(u64, u32) -> Slot) -> Arc<Slot> {
-        let connections = &self.shared.table;
-        let mut listed = connections.listed.lock();
-        let slot = listed.enter(self.shared.slot_ids.next(), Standing::Placed, make);
+        let number = self.number();
+        let mut listed = self.shared.table.listed.lock();
+        let slot = listed.enter(number, Standing::Placed, make);
         // Under one lock, or the connection would count twice for a moment.
         listed.reserved -= 1;
         listed.placed += 1;

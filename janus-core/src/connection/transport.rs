@@ -85,6 +85,7 @@ use bytes::Bytes;
 
 use crate::accounts::admission::{Admission, Excess};
 use crate::connection::Connections;
+use crate::connection::foreknown::Foreknown;
 use crate::connection::listener::Origin;
 use crate::delivery::{End, Slot};
 use crate::ground::clock::Deadline;
@@ -99,6 +100,7 @@ use crate::wire::{Command, Decoder, ErrorCode, FrameError, Open, TopicName};
 use closing::Closing;
 use commands::{Lengthy, Queueing};
 use identity::Renewal;
+pub(crate) use identity::check;
 use keeping::Answers;
 pub(crate) use keeping::Returning;
 use opening::PassingOn;
@@ -109,6 +111,7 @@ use publishing::{Offering, Permitting};
 use rare::Seldom;
 use resuming::{Prepared, Replaying};
 use subscribing::{Asked, AskedPatiently, Asking, refused};
+pub(crate) use whence::client_of;
 
 /// How long a request that changes no message, such as subscribing, may take, crashes of the actors involved included.
 pub(crate) const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -300,6 +303,16 @@ impl Transport {
         match admission {
             Ok(admission) => self.admission = admission,
             Err(Excess { limit, .. }) => self.rare.make().excess = Some(limit),
+        }
+    }
+
+    /// Takes over what the program says of the client, before anything is read.
+    pub(crate) fn foreknow(&mut self, foreknown: Foreknown) {
+        let Foreknown { identity, knows_client, received } = foreknown;
+        self.knows_client = knows_client;
+        self.rest = Some(Box::new(received)).filter(|rest| !rest.is_empty());
+        if identity.is_some() {
+            self.rare.make().known = identity;
         }
     }
 

@@ -117,7 +117,7 @@ pub use patterns::{PatternError, Patterns};
 pub(crate) use revocations::Revocations;
 pub use revocations::{Revocation, RevokeError};
 use runner::AnyHooks;
-pub(crate) use runner::{HookRunner, Refused};
+pub(crate) use runner::{HookRunner, Refused, granted_publish, granted_subscribe};
 pub use slow_client::SlowClient;
 pub(crate) use thread::HookThread;
 

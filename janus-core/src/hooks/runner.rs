@@ -152,7 +152,7 @@ impl HookRunner {
         client: &Arc<Client>,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
-        if decided(client.identity.decides_subscribe(topic), "subscribe to")? || !self.are_needed() {
+        if granted_subscribe(&client.identity, topic)? || !self.are_needed() {
             return Ok(None);
         }
         let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
@@ -169,7 +169,7 @@ impl HookRunner {
         topic: &TopicName,
         publication: &Publication,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
-        if decided(client.identity.publish.decide(topic), "publish to")? || !self.are_needed() {
+        if granted_publish(&client.identity, topic)? || !self.are_needed() {
             return Ok(None);
         }
         let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
@@ -297,6 +297,16 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Returns whether the identity lets its client subscribe to the topic, or an error if not; `false` if the hook decides.
+pub(crate) fn granted_subscribe(identity: &Identity, topic: &TopicName) -> Result<bool, Refused> {
+    decided(identity.decides_subscribe(topic), "subscribe to")
+}
+
+/// Returns whether the identity lets its client publish to the topic, as [`granted_subscribe`].
+pub(crate) fn granted_publish(identity: &Identity, topic: &TopicName) -> Result<bool, Refused> {
+    decided(identity.publish.decide(topic), "publish to")
 }
 
 /// Returns whether a topic is granted by the identity, or an error if not; `false` if the hook decides.

@@ -174,6 +174,13 @@ impl Builder {
         self
     }
 
+    /// Changes some of the settings.
+    #[cfg(feature = "testing")]
+    pub(crate) fn adjust(mut self, adjust: impl FnOnce(&mut Config)) -> Self {
+        adjust(&mut self.config);
+        self
+    }
+
     /// Listens on another TCP port, for clients that speak this codec.
     ///
     /// Connections take the direct path: delivery writes to their sockets, as with the classic protocol. The codec is
@@ -471,6 +478,9 @@ impl Builder {
         #[cfg(not(feature = "tls"))]
         let (tls, brings_tls) = (None, false);
         config.validate_with(brings_tls)?;
+        if let Some(note) = note_on_memory(&config) {
+            log::info!("{note}");
+        }
         let has_tls = config.has_tls()
             || self.ports.iter().any(|port| port.tls.is_some())
             || self.sockets.iter().any(|(_, speaks)| speaks.parts().1.is_some());
@@ -517,6 +527,14 @@ impl Builder {
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), (&self.children, &janus)).await
     }
+}
+
+/// For the log of a program that has not thought of the memory of its clients. The binary has a budget by default; a library
+/// cannot know which part of its process's memory is meant for clients.
+fn note_on_memory(config: &Config) -> Option<&'static str> {
+    (config.memory_budget_bytes == 0).then_some(
+        "no limit for the memory of all clients together: set memory_budget_bytes in a program that serves strangers",
+    )
 }
 
 /// Starts the home arbiters.
@@ -755,4 +773,16 @@ pub(crate) async fn start(
     let ended = Arc::clone(&inner.shared);
     root.monitor(move |_| ended.close()).detach();
     Ok(Janus { inner })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_a_memory_budget_is_told_and_one_with_a_budget_is_not() {
+        let note = note_on_memory(&Config::default()).unwrap();
+        assert!(note.contains("memory_budget_bytes"), "{note}");
+        assert_eq!(note_on_memory(&Config { memory_budget_bytes: 64 << 20, ..Config::default() }), None);
+    }
 }

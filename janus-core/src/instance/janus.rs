@@ -24,7 +24,7 @@ use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
 use crate::topic::publish::{Message, Pending, PublishError, Publisher, Receipt, Reply, route, told};
 use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
 use crate::topic::{Handover, Waiter};
-use crate::wire::Position;
+use crate::wire::{Position, Publication, TopicName};
 
 /// A running Janus. Clones are handles to the same instance; after the last handle is dropped the instance stops at
 /// once, without the drain of [`shutdown`](Self::shutdown).
@@ -167,6 +167,16 @@ impl Janus {
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, PublishError> {
         let shared = &self.inner.shared;
         let (topic, publication) = told(message.into_parts(&shared.config()), &shared.figures)?;
+        self.publish_parts(topic, publication).await
+    }
+
+    /// Publishes a message that has been checked.
+    pub(super) async fn publish_parts(
+        &self,
+        topic: TopicName,
+        publication: Publication,
+    ) -> Result<Receipt, PublishError> {
+        let shared = &self.inner.shared;
         let (reply, receipt) = Reply::promise(Via::API);
         let mut pending = Some(Pending { publication, reply });
         let (mut last, mut place) = (None, None);

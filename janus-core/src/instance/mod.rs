@@ -12,11 +12,13 @@
 //! | `janus.rs` | API | the handle of a running instance |
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
 //! | `metrics.rs` | API | all figures as families of series |
+//! | `mount.rs`, `mount/answer.rs`, `mount/pipe.rs`, `mount/publishing.rs` | API | requests of another HTTP server as clients; the answers; bytes without a socket; requests that publish |
 //! | `reload.rs` | API | other settings for a running instance |
 //! | `routes/` | API and tasks | requests of the HTTP port that the program answers |
 //! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
 //! | `stats.rs` | API | the figures of an instance |
+//! | `stopped_time.rs` | tests | an instance whose time stands still (a feature) |
 //! | `topics.rs` | API | the topics in pages, and one by name |
 //! | `tree.rs` | pure | the supervision tree |
 
@@ -32,10 +34,13 @@ mod inject;
 pub(crate) mod janus;
 pub(crate) mod memory;
 mod metrics;
+pub(crate) mod mount;
 pub(crate) mod reload;
 pub(crate) mod routes;
 pub(crate) mod serve;
 pub(crate) mod shared;
 pub(crate) mod stats;
+#[cfg(feature = "testing")]
+pub(crate) mod stopped_time;
 mod topics;
 mod tree;

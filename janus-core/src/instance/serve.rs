@@ -4,13 +4,16 @@ use std::io;
 use std::sync::Arc;
 
 use super::janus::Janus;
+use crate::accounts::admission::Admission;
 use crate::connection::acceptor::{Accepted, admit, count_excess, count_refusal, serve_with};
+use crate::connection::foreknown::Foreknown;
 use crate::connection::listener::{Incoming, Origin};
 use crate::connection::moving::{Unmoved, move_to};
 use crate::connection::port::prepare;
+use crate::connection::table::Reservation;
 use crate::connection::transport::refusal;
 use crate::delivery::codecs::TooManyCodecs;
-use crate::wire::{Codec, Decoder, ErrorCode, Limits, Refusal};
+use crate::wire::{Codec, Decoder, ErrorCode, Limits, Peer, Refusal};
 
 const HOME_BEHIND: &str = "the server is overloaded; try again later";
 
@@ -64,6 +67,23 @@ impl ServeError {
     }
 }
 
+/// A client that has been counted and has a place, and no connection yet. Dropping the ticket gives both back.
+pub(super) struct Ticket {
+    /// The address of the client itself.
+    pub(super) peer: Peer,
+    /// Whether a proxy has passed the client on from elsewhere.
+    pub(super) is_foreign: bool,
+    admission: Admission,
+    place: Reservation,
+}
+
+impl Ticket {
+    /// The number of the connection to come.
+    pub(super) fn number(&mut self) -> u64 {
+        self.place.number()
+    }
+}
+
 impl Janus {
     /// Serves a byte stream whose client speaks `codec`. Make the codec once and share it between all streams.
     ///
@@ -72,6 +92,7 @@ impl Janus {
     /// stream. The connection counts against `max_connections` from this call on. Its client may publish if the stream
     /// comes from this machine and shows no sign of a proxy
     /// ([`HttpRequest::is_forwarded`](crate::wire::HttpRequest::is_forwarded)), or if `allow_publish` says so.
+    /// The hooks decide about the client, unless the program says who the client is ([`Incoming::identity`]).
     ///
     /// Give a [`tokio::net::TcpStream`] as [`Incoming::tcp`], and a Unix socket as `Incoming::unix`: then delivery
     /// writes to the socket itself. The stream is moved to Janus's own threads. If the stream needs a runtime to make
@@ -86,31 +107,52 @@ impl Janus {
         codec: &Arc<dyn Codec>,
         decoder: Option<Box<dyn Decoder>>,
     ) -> Result<(), ServeError> {
+        let foreknown = Foreknown::of(incoming.identity.clone());
+        let ticket = self.admit(incoming.peer)?;
+        self.serve_admitted(ticket, incoming, codec, decoder, foreknown)
+    }
+
+    /// Counts a client, and reserves a place, before there is a connection to serve.
+    pub(super) fn admit(&self, peer: Peer) -> Result<Ticket, ServeError> {
         let shared = self.tables();
         if shared.is_draining() {
             return Err(ServeError::ShuttingDown);
         }
-        let admission = shared.accounts.admit(incoming.peer, &shared.config()).map_err(|excess| {
-            count_excess(shared, incoming.peer, excess.limit);
+        let admission = shared.accounts.admit(peer, &shared.config()).map_err(|excess| {
+            count_excess(shared, peer, excess.limit);
             ServeError::Address { message: excess.limit.message() }
         })?;
         // Before anything is queued: connections on their way to the home arbiter, which may be busy, have a limit,
         // too.
         let place = admit(shared).map_err(|(code, message)| {
-            count_refusal(shared, incoming.peer, code);
+            count_refusal(shared, peer, code);
             ServeError::Full { code, message }
         })?;
+        Ok(Ticket { peer, is_foreign: false, admission, place })
+    }
+
+    /// Serves the stream of a client with a ticket.
+    pub(super) fn serve_admitted(
+        &self,
+        ticket: Ticket,
+        incoming: Incoming,
+        codec: &Arc<dyn Codec>,
+        decoder: Option<Box<dyn Decoder>>,
+        foreknown: Option<Box<Foreknown>>,
+    ) -> Result<(), ServeError> {
+        let shared = self.tables();
+        let Ticket { peer, is_foreign, admission, place } = ticket;
         let is_local = incoming.peer.is_local();
         let codec_id = shared.codecs().register(codec)?;
         let origin = Arc::new(Origin { codec: Arc::clone(codec), codec_id, is_local, pass_on: None, tls: None });
         let decoder = decoder.unwrap_or_else(|| codec.decoder());
         prepare(&incoming, &shared.config(), None);
         // A socket belongs to the reactor of its origin.
-        let Incoming { link, peer, .. } = incoming;
+        let Incoming { link, .. } = incoming;
         let (connections, home) = (Arc::clone(shared), shared.homes.next().id);
         // The place goes along, and comes back with a job that is not run.
         let served = move_to(shared, home, link, peer, move |link| {
-            let accepted = Accepted { link, peer, is_foreign: false, admission: Ok(admission), tls: None, home };
+            let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls: None, home, foreknown };
             serve_with(&connections, place, accepted, &origin, decoder);
         });
         served.map_err(|error| match error {

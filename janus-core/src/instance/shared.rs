@@ -21,7 +21,7 @@ use crate::session::Sessions;
 use crate::supervision::{ExitReason, Place};
 use crate::topic::cluster::Cluster;
 use crate::topic::{Handover, Topics};
-use crate::wire::HttpPort;
+use crate::wire::{Codec, HttpPort};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) handover: OnceLock<Handover>,
     /// The codec of the HTTP ports, whose rules a reload changes.
     pub(crate) http_port: Arc<HttpPort>,
+    /// The codecs of requests that another HTTP server has read, once there is such a server.
+    pub(crate) mounted_streams: OnceLock<[Arc<dyn Codec>; 2]>,
     /// Held by a reload, so that the parts of two reloads do not mix.
     pub(crate) reloading: Mutex<()>,
 }
@@ -58,6 +60,7 @@ impl Shared {
             verdict: Mutex::default(),
             handover: OnceLock::new(),
             http_port,
+            mounted_streams: OnceLock::new(),
             reloading: Mutex::default(),
         })
     }

@@ -10,6 +10,7 @@
 //! | `body.rs` | pure: a reader | [`BodyReader`], the body of a request |
 //! | `error.rs` | pure: a value | [`HttpError`], what the sender of a refused request is told |
 //! | `head.rs` | pure: a reader | the head of a request |
+//! | `mounted.rs` | pure: a part of the codec | requests whose head another HTTP server has read |
 //! | `path.rs` | pure: a value | [`PathPattern`], the paths of a route |
 //! | `publishing.rs` | pure: a part of the codec | [`PublishRoute`], and requests that publish |
 
@@ -17,6 +18,7 @@ mod answer;
 mod body;
 mod error;
 mod head;
+mod mounted;
 mod path;
 mod publishing;
 

@@ -326,7 +326,7 @@ fn go_home(socket: TcpStream, established: Established, client: Client, origin: 
     let served = move_to(&connections, home, link, peer, move |link| {
         // The connection has an account of its own from now on.
         place.account(0);
-        let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls, home };
+        let accepted = Accepted { link, peer, is_foreign, admission: Ok(admission), tls, home, foreknown: None };
         acceptor::serve(&at_home, accepted, &origin);
         drop(place);
     });

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 
 use super::users::USER_FULL;
 use super::{Outcome, Step, Transport, refusal};
+use crate::connection::Connections;
 use crate::delivery::End;
 use crate::ground::clock::now;
 use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
@@ -52,9 +53,23 @@ pub(super) enum Renewal {
     Refresh(RequestId),
 }
 
+/// Refuses an identity that has ended or was revoked.
+pub(crate) fn check(shared: &Connections, identity: &Identity) -> Result<(), Refused> {
+    if identity.time_left(now()).is_some_and(|left| left.is_zero()) {
+        return Err(Refused::new(ErrorCode::TokenExpired, EXPIRED_WORDS));
+    }
+    if shared.revocations.cover(identity, now()) {
+        return Err(Refused::new(ErrorCode::Unauthorized, REVOKED_WORDS));
+    }
+    Ok(())
+}
+
 impl Transport {
     /// Asks the hooks for the identity of a client that wants to be served.
     pub(super) fn ask_for_identity(&mut self, mut open: Open, mut request: ConnectRequest) {
+        if let Some(identity) = self.rare.take_known(open.auth.is_some()) {
+            return self.authenticated(open, Ok(identity));
+        }
         let Some(hooks) = self.shared.hooks() else { return self.serve(open) };
         (request.auth, request.request) = (open.auth.take(), open.request.take());
         request.tls = if self.may_prove_identity_later() { self.rare.tls() } else { self.rare.take_tls() };
@@ -115,14 +130,7 @@ impl Transport {
 
     /// Refuses an identity that has ended or was revoked, whatever the hook says.
     fn checked(&self, identity: Result<Arc<Identity>, Refused>) -> Result<Arc<Identity>, Refused> {
-        let identity = identity?;
-        if identity.time_left(now()).is_some_and(|left| left.is_zero()) {
-            return Err(Refused::new(ErrorCode::TokenExpired, EXPIRED_WORDS));
-        }
-        if self.shared.revocations.cover(&identity, now()) {
-            return Err(Refused::new(ErrorCode::Unauthorized, REVOKED_WORDS));
-        }
-        Ok(identity)
+        identity.and_then(|identity| check(&self.shared, &identity).map(|()| identity))
     }
 
     /// Gives the client this identity, with its end.
@@ -171,8 +179,11 @@ impl Transport {
     pub(super) fn renew(&mut self, Credentials(auth): Credentials, renewal: Renewal) {
         let client = self.session.client();
         let (Some(hooks), Some(client)) = (self.shared.hooks(), &*client) else {
-            let Renewal::Refresh(id) = renewal else { return };
-            return self.refuse_refresh(id, ErrorCode::Forbidden, "this server takes no refresh");
+            return match renewal {
+                // The program has said that the client is anonymous, and nobody else decides.
+                Renewal::First => self.slot.tell(&ServerEvent::Refreshed { id: None, expires: self.expires() }),
+                Renewal::Refresh(id) => self.refuse_refresh(id, ErrorCode::Forbidden, "this server takes no refresh"),
+            };
         };
         let asked = auth.len();
         let wait = self.next_renewal.rest(self.shared.clock.moment());

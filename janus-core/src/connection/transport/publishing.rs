@@ -11,7 +11,7 @@ use super::pacing::Then;
 use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
 use crate::delivery::Exceeded;
-use crate::hooks::{Grant, Refused};
+use crate::hooks::{Grant, Refused, granted_publish};
 use crate::topic::publish::{Owed, Pending, PublishError, Publisher, Receipt, route};
 use crate::topic::{Place, Waiter};
 use crate::wire::TopicName;
@@ -81,6 +81,12 @@ impl Transport {
             (Some(hooks), Some(client)) if self.may_publish() || !matches!(client.identity.publish, Grant::Ask) => {
                 hooks.authorize_publish(client, &topic, &pending.publication).map_err(Some)
             }
+            // The program has said what the client may do.
+            (None, Some(client)) => match granted_publish(&client.identity, &topic) {
+                Ok(false) if !self.may_publish() => Err(None),
+                Ok(_) => Ok(None),
+                Err(denied) => Err(Some(denied)),
+            },
             // Without hooks, or served before the hooks were needed and so with the rights of that time.
             (_, None) if self.may_publish() && (self.opened || self.shared.hooks().is_none()) => Ok(None),
             _ => Err(None),

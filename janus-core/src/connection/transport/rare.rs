@@ -1,13 +1,15 @@
 //! What most connections never have, or have only until they are open.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::beginning::Preface;
 use super::identity::Due;
 use super::publishing::Run;
 use super::whence::Arrival;
 use crate::accounts::admission::AddressLimit;
-use crate::hooks::TlsClient;
+use crate::connection::foreknown::Known;
+use crate::hooks::{Identity, TlsClient};
 
 /// The rare part of a Transport. Made when first needed, and given up by [`tidy`](Self::tidy): tens of thousands of idle
 /// connections pay for a pointer.
@@ -29,6 +31,8 @@ pub(super) struct Rare {
     pub(super) due: Option<Box<Due>>,
     /// The limit of its address that the client is beyond, until the client is told.
     pub(super) excess: Option<AddressLimit>,
+    /// The client's identity, until the client is served, if the identity was known before the connection.
+    pub(super) known: Option<Known>,
     /// For a publisher, until the input at hand is decoded.
     pub(super) run: Option<Run>,
 }
@@ -42,13 +46,14 @@ impl Seldom {
     /// Gives up the memory once nothing is left.
     pub(super) fn tidy(&mut self) {
         let is_empty = |rare: &mut Box<Rare>| {
-            let Rare { arrival, tls, left, preface, due, excess, run } = &**rare;
+            let Rare { arrival, tls, left, preface, due, excess, known, run } = &**rare;
             arrival.is_none()
                 && tls.is_none()
                 && left.is_none()
                 && preface.is_none()
                 && due.is_none()
                 && excess.is_none()
+                && known.is_none()
                 && run.is_none()
         };
         self.0.take_if(is_empty);
@@ -88,6 +93,14 @@ impl Seldom {
 
     pub(super) fn take_tls(&mut self) -> Option<Box<TlsClient>> {
         self.0.as_mut()?.tls.take()
+    }
+
+    /// The identity from before the connection, for a client that opens with or without a proof of its own.
+    pub(super) fn take_known(&mut self, has_proof: bool) -> Option<Arc<Identity>> {
+        match self.0.as_mut()?.known.take()? {
+            Known::Final(identity) => Some(identity),
+            Known::OfRequest(identity) => (!has_proof).then_some(identity),
+        }
     }
 
     pub(super) fn take_arrival(&mut self) -> Option<Box<Arrival>> {

@@ -13,7 +13,7 @@ use crate::accounts::Account;
 use crate::connection::Connections;
 use crate::delivery::Subscription;
 use crate::ground::homes::HomeId;
-use crate::hooks::Refused;
+use crate::hooks::{Refused, granted_subscribe};
 use crate::session::Joined;
 use crate::topic::cluster::Want;
 use crate::topic::manager::Create;
@@ -64,15 +64,17 @@ impl Transport {
         &self,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
-        // A client keeps its grants when hooks are no longer needed.
-        let (Some(hooks), Some(client)) = (self.shared.installed_hooks(), &*self.session.client()) else {
-            return Ok(None);
-        };
+        let client = self.session.client();
+        let Some(client) = &*client else { return Ok(None) };
         // Any client could do without its token, so a public topic is open to each.
         if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
             return Ok(None);
         }
-        hooks.authorize_subscribe(client, topic)
+        // A client keeps its grants when hooks are no longer needed, and those of the program hold without hooks.
+        match self.shared.installed_hooks() {
+            Some(hooks) => hooks.authorize_subscribe(client, topic),
+            None => granted_subscribe(&client.identity, topic).map(|_| None),
+        }
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {

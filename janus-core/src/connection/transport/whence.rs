@@ -8,6 +8,7 @@ use log::Level;
 use super::Transport;
 use crate::accounts::Address;
 use crate::accounts::admission::Excess;
+use crate::config::Config;
 use crate::connection::acceptor::count_excess;
 use crate::session::Session;
 use crate::wire::{Command, ForwardedClient, HttpRequest, Peer};
@@ -20,6 +21,19 @@ pub(super) struct Arrival {
     pub(super) is_foreign: bool,
     /// The last client that a trusted proxy has named on the connection.
     pub(super) client: Option<Peer>,
+}
+
+/// The address of the client of a request that comes from `peer`, and whether a proxy has passed the request on from
+/// elsewhere.
+pub(crate) fn client_of(config: &Config, peer: Peer, request: &HttpRequest) -> (Peer, bool) {
+    match peer {
+        Peer::Addr(addr) if !config.trusted_proxies.is_empty() => {
+            let is_proxy = |address| config.is_trusted_proxy(address);
+            let client = ForwardedClient::of(request, config.forwarded_header, addr, is_proxy);
+            (client.address.into(), request.is_forwarded() && !client.is_local)
+        }
+        _ => (peer, request.is_forwarded()),
+    }
 }
 
 impl Transport {
@@ -53,15 +67,7 @@ impl Transport {
 
     /// The address of the client of a request, and whether a proxy has passed the request on from elsewhere.
     pub(super) fn client_of(&self, request: &HttpRequest) -> (Peer, bool) {
-        let (config, peer) = (self.shared.config(), self.session.peer());
-        match peer {
-            Peer::Addr(addr) if !config.trusted_proxies.is_empty() => {
-                let is_proxy = |address| config.is_trusted_proxy(address);
-                let client = ForwardedClient::of(request, config.forwarded_header, addr, is_proxy);
-                (client.address.into(), request.is_forwarded() && !client.is_local)
-            }
-            _ => (peer, request.is_forwarded()),
-        }
+        client_of(&self.shared.config(), self.session.peer(), request)
     }
 
     /// Continues under the client's own address; false if the client is refused. `before` is the client of the request

@@ -266,35 +266,15 @@ impl Submission {
         self.request.memory() + body
     }
 
-    /// What the head says about the body.
     /// The message of the request, with the key of the header `Idempotency-Key`.
     fn publication(&self, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
-        let key = self.request.header("idempotency-key").map(str::parse::<IdempotencyKey>).transpose();
-        let key =
-            key.map_err(|error| harmless(ErrorCode::BadPublish, format!("the header Idempotency-Key: {error}")))?;
-        let (topic, publication) = publication(body, limits)?;
-        Ok((
-            topic,
-            match key {
-                Some(key) => publication.with_key(key),
-                None => publication,
-            },
-        ))
+        publication_of(&self.request, body, limits)
     }
 
+    /// What the head says about the body.
     fn checked(&self, limits: &Limits) -> Result<BodyReader, HttpError> {
-        let request = &self.request;
-        if !request.query().is_empty() {
-            let message = "the query: this path accepts no parameters";
-            return Err(HttpError::new(400, ErrorCode::BadRequest.as_str(), message));
-        }
-        // Without a preflight, a page of another site can send JSON only under another content type.
-        let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-        if !trim_ows(kind).eq_ignore_ascii_case("application/json") {
-            let message = "the body must be JSON with the header Content-Type: application/json";
-            return Err(HttpError::new(415, "unsupported_media_type", message));
-        }
-        BodyReader::of(request, limits.max_frame_bytes)
+        check_head(&self.request)?;
+        BodyReader::of(&self.request, limits.max_frame_bytes)
     }
 
     /// The answer to a request whose end is unknown: the connection closes. The caller sends the answer.
@@ -307,6 +287,39 @@ impl Submission {
     pub(super) fn note(&self, error: &HttpError) {
         self.route.note(error.status);
     }
+}
+
+/// The message of a request, with the key of the header `Idempotency-Key`.
+pub(super) fn publication_of(
+    request: &HttpRequest,
+    body: &[u8],
+    limits: &Limits,
+) -> Result<(TopicName, Publication), FrameError> {
+    let key = request.header("idempotency-key").map(str::parse::<IdempotencyKey>).transpose();
+    let key = key.map_err(|error| harmless(ErrorCode::BadPublish, format!("the header Idempotency-Key: {error}")))?;
+    let (topic, publication) = publication(body, limits)?;
+    Ok((
+        topic,
+        match key {
+            Some(key) => publication.with_key(key),
+            None => publication,
+        },
+    ))
+}
+
+/// Refuses a head that cannot belong to a request that publishes.
+pub(super) fn check_head(request: &HttpRequest) -> Result<(), HttpError> {
+    if !request.query().is_empty() {
+        let message = "the query: this path accepts no parameters";
+        return Err(HttpError::new(400, ErrorCode::BadRequest.as_str(), message));
+    }
+    // Without a preflight, a page of another site can send JSON only under another content type.
+    let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+    if !trim_ows(kind).eq_ignore_ascii_case("application/json") {
+        let message = "the body must be JSON with the header Content-Type: application/json";
+        return Err(HttpError::new(415, "unsupported_media_type", message));
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -367,7 +380,7 @@ fn harmless(code: ErrorCode, message: impl Into<String>) -> FrameError {
 }
 
 /// The same answer as by [`HttpError::from`] a refusal.
-fn error(code: ErrorCode, message: &str) -> HttpError {
+pub(super) fn error(code: ErrorCode, message: &str) -> HttpError {
     let mut error = HttpError::new(code.http_status(), code.as_str(), message);
     error.retry_after = (error.status == 503).then_some(std::time::Duration::from_secs(1));
     error

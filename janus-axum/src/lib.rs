@@ -1,0 +1,215 @@
+//! Janus in an axum router, in one line: [`routes`].
+//!
+//! ```
+//! use axum::Router;
+//! use janus_core::{Config, Janus};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let janus = Janus::builder().config(Config { listen: vec![], ..Config::default() }).start().await?;
+//! let app: Router = Router::new().merge(janus_axum::routes(&janus));
+//! # drop(app);
+//! # janus.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Who the client is
+//!
+//! A middleware of the program that knows the client puts an [`Identity`] into the extensions of the request, and the hooks
+//! of the instance are not asked who the client is. Its grants hold, and its end: Janus closes the client in time.
+//!
+//! ```
+//! use axum::extract::Request;
+//! use axum::http::StatusCode;
+//! use axum::middleware::{self, Next};
+//! use axum::response::Response;
+//! use janus_core::hooks::{Identity, Patterns};
+//! # use axum::Router;
+//! # use janus_core::{Config, Janus};
+//!
+//! async fn sign_in(mut request: Request, next: Next) -> Result<Response, StatusCode> {
+//!     let user = user_of(&request).ok_or(StatusCode::UNAUTHORIZED)?;
+//!     let own = Patterns::new(["news".to_owned(), format!("{user}:*")]).map_err(|_| StatusCode::FORBIDDEN)?;
+//!     request.extensions_mut().insert(Identity::user(user).subscribe(own).publish(false));
+//!     Ok(next.run(request).await)
+//! }
+//!
+//! /// The user of a session or a token, by the means of the program.
+//! fn user_of(request: &Request) -> Option<String> {
+//! #   let _ = request;
+//!     None
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config = Config { listen: vec![], ..Config::default() };
+//! # let janus = Janus::builder().config(config).start().await?;
+//! let app: Router = janus_axum::routes(&janus).layer(middleware::from_fn(sign_in));
+//! # drop(app);
+//! # janus.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Without such a middleware the hooks decide, as on Janus's own port; without hooks, everyone may subscribe.
+//!
+//! # Shutting down
+//!
+//! Streams and WebSockets have no end of their own: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then
+//! the server.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::sync::Once;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, Version};
+use axum::routing::any;
+use axum::{RequestExt as _, Router};
+use hyper::body::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade;
+use janus_core::hooks::Identity;
+use janus_core::mount::{Answer, Mount};
+use janus_core::wire::{HttpError, HttpRequest, Peer};
+use janus_core::{Incoming, Janus};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The routes `/ws`, `/events` and `/api/publish` of an instance, to be [merged](Router::merge) into the program's router, or
+/// [nested](Router::nest) below a path. A layer around them comes before Janus.
+///
+/// Serve the app with [`into_make_service_with_connect_info`](Router::into_make_service_with_connect_info)`::<SocketAddr>()`: the
+/// limits of an address need the address of the client. A middleware may name another [`Peer`] in the extensions of the request, such as
+/// [`Peer::Local`] for a Unix socket. Without either, each request is answered with the status 500.
+///
+/// The routes keep the instance running, like any other handle. Clients are refused as [`Mount::websocket`],
+/// [`Mount::events`] and [`Mount::publish`] say.
+pub fn routes<S: Clone + Send + Sync + 'static>(janus: &Janus) -> Router<S> {
+    Router::new()
+        .route("/ws", any(websocket))
+        .route("/events", any(events))
+        .route("/api/publish", any(publish))
+        .with_state(Mount::new(janus))
+}
+
+async fn websocket(State(mount): State<Mount>, mut request: Request) -> Response<Body> {
+    let Some(peer) = peer_of(&mut request).await else { return unknown_peer() };
+    let decided = mount.websocket(head_of(&request), peer, request.extensions().get::<Identity>().cloned());
+    let accepted = match decided.await {
+        Ok(accepted) => accepted,
+        Err(answer) => return response(answer),
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    for (name, value) in accepted.headers() {
+        put(&mut response, name, value);
+    }
+    let patience = mount.janus().config().frame_timeout;
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        // A client that has gone before the upgrade needs nothing.
+        let Ok(Ok(upgraded)) = timeout(patience, upgraded).await else { return };
+        let (incoming, received) = incoming(upgraded, peer);
+        if let Err(error) = accepted.serve(incoming, received) {
+            log::debug!("a WebSocket is closed: {error}");
+        }
+    });
+    response
+}
+
+async fn events(State(mount): State<Mount>, mut request: Request) -> Response<Body> {
+    let Some(peer) = peer_of(&mut request).await else { return unknown_peer() };
+    let identity = request.extensions().get::<Identity>().cloned();
+    response(mount.events(head_of(&request), peer, identity).await)
+}
+
+async fn publish(State(mount): State<Mount>, mut request: Request) -> Response<Body> {
+    let Some(peer) = peer_of(&mut request).await else { return unknown_peer() };
+    let identity = request.extensions().get::<Identity>().cloned();
+    let head = head_of(&request);
+    let config = mount.janus().config();
+    let body = to_bytes(request.into_body(), config.max_frame_bytes);
+    let error = match timeout(config.frame_timeout, body).await {
+        Ok(Ok(body)) => return response(mount.publish(head, &body, peer, identity).await),
+        Ok(Err(_)) => HttpError::new(413, "frame_too_large", "the body is incomplete, or longer than max_frame_bytes"),
+        Err(_) => HttpError::new(408, "frame_timeout", "the body did not come within frame_timeout"),
+    };
+    refusal(&error)
+}
+
+async fn peer_of(request: &mut Request) -> Option<Peer> {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        return Some(*peer);
+    }
+    let ConnectInfo(addr) = request.extract_parts::<ConnectInfo<SocketAddr>>().await.ok()?;
+    Some(addr.into())
+}
+
+fn head_of(request: &Request) -> HttpRequest {
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let head = HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
+    HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
+}
+
+/// The socket inside of an upgraded connection, if it is one, with the bytes read behind the request.
+fn incoming(upgraded: Upgraded, peer: Peer) -> (Incoming, Bytes) {
+    let upgraded = match upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            return match stream.peer_addr() {
+                Ok(addr) => (Incoming::tcp(stream, addr), parts.read_buf),
+                // The client has gone; the stream says so again.
+                Err(_) => (Incoming::stream_from(stream, peer), parts.read_buf),
+            };
+        }
+        Err(upgraded) => upgraded,
+    };
+    #[cfg(unix)]
+    let upgraded = match upgrade::downcast::<TokioIo<tokio::net::UnixStream>>(upgraded) {
+        Ok(parts) => return (Incoming::unix(parts.io.into_inner()), parts.read_buf),
+        Err(upgraded) => upgraded,
+    };
+    (Incoming::stream_from(TokioIo::new(upgraded), peer), Bytes::new())
+}
+
+fn response(answer: Answer) -> Response<Body> {
+    let Answer { status, headers, body, .. } = answer;
+    let body = match body.as_whole() {
+        Some(whole) => Body::from(whole.clone()),
+        None => Body::from_stream(body),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in &headers {
+        put(&mut response, name, value);
+    }
+    response
+}
+
+/// Adds a header. The headers of Janus are valid.
+fn put(response: &mut Response<Body>, name: &str, value: &str) {
+    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+        response.headers_mut().append(name, value);
+    }
+}
+
+fn unknown_peer() -> Response<Body> {
+    static TOLD: Once = Once::new();
+    const MESSAGE: &str = "the address of the client is unknown: serve the app with \
+                           into_make_service_with_connect_info::<SocketAddr>(), or put a janus_core::wire::Peer into the \
+                           extensions of the request";
+    TOLD.call_once(|| log::error!("{MESSAGE}"));
+    refusal(&HttpError::new(500, "internal", MESSAGE))
+}
+
+fn refusal(error: &HttpError) -> Response<Body> {
+    let mut response = Response::new(Body::from(error.body()));
+    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    put(&mut response, "content-type", "application/json");
+    response
+}
