@@ -169,3 +169,7 @@ fn response(answer: Answer) -> HttpResponse {
         None => response.body(BodyStream::new(body)),
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -213,3 +213,65 @@ fn refusal(error: &HttpError) -> Response<Body> {
     put(&mut response, "content-type", "application/json");
     response
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header::{CONNECTION, UPGRADE};
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET /up HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: bytes\r\n\r\nahead";
+
+    /// An app that upgrades each connection, and tells what it has in hand then.
+    fn app() -> (Router, mpsc::UnboundedReceiver<(String, Bytes)>) {
+        let (told, seen) = mpsc::unbounded_channel();
+        let upgrade = move |mut request: Request| async move {
+            let upgraded = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let (incoming, received) = incoming(upgraded.await.expect("an upgrade"), Peer::Local);
+                told.send((format!("{incoming:?}"), received)).expect("the test waits");
+            });
+            (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "bytes")])
+        };
+        (Router::new().route("/up", any(upgrade)), seen)
+    }
+
+    async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        stream.write_all(REQUEST).await.expect("the app reads");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("the app answers");
+        assert_eq!(&answer, b"HTTP/1.1 101");
+    }
+
+    #[tokio::test]
+    async fn a_socket_leaves_axum_with_the_upgrade_and_with_all_its_bytes() {
+        let (app, mut seen) = app();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        ask(TcpStream::connect(addr).await.expect("the app listens")).await;
+        let (incoming, received) = seen.recv().await.expect("an upgrade");
+        assert!(incoming.contains("Tcp"), "{incoming}");
+        assert_eq!(received, "ahead");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_unix_socket_leaves_axum_as_well() {
+        let (app, mut seen) = app();
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        ask(tokio::net::UnixStream::connect(&path).await.expect("the app listens")).await;
+        let (incoming, received) = seen.recv().await.expect("an upgrade");
+        assert!(incoming.contains("Unix"), "{incoming}");
+        assert_eq!(received, "ahead");
+    }
+}
