@@ -34,8 +34,8 @@ use super::{
     ServerEvent, Timestamp,
 };
 pub use body::BodyReader;
-pub use publishing::PublishRoute;
 use publishing::{Progress, Routes, Submission};
+pub use publishing::{PublishQuery, PublishRoute};
 
 /// The largest head of a request, in bytes, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
 /// limit.

@@ -21,7 +21,8 @@
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
-//! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
+//! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text or bytes, carried and never re-encoded |
+//! | `base64.rs` | pure: a value | [`Base64`], bytes inside JSON |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
 //! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
@@ -33,6 +34,7 @@
 //! `classic/client.rs`, `v1/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
 //! `classic/parts.rs` takes stored messages apart.
 
+mod base64;
 pub mod classic;
 mod codec;
 mod command;
@@ -61,13 +63,14 @@ pub mod websocket;
 /// The buffers of a [`Codec`]: `BytesMut` to write to, `Bytes` to share.
 pub use bytes::{Bytes, BytesMut};
 
+pub use base64::{Base64, Base64Error};
 pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
 pub use command::{Command, Credentials, Open, RequestId};
 pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
-pub use http::{BodyReader, HttpError, HttpPort, PublishRoute};
+pub use http::{BodyReader, HttpError, HttpPort, PublishQuery, PublishRoute};
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
@@ -82,4 +85,4 @@ pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
 
 /// For stored messages in their classic form.
-pub(crate) use publication::{put_decimal, put_json_string};
+pub(crate) use publication::{data_of_bytes, json_and_base64, put_decimal, put_json_string};

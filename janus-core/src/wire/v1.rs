@@ -10,11 +10,11 @@ use bytes::{BufMut, BytesMut};
 
 use super::json::{self, Members, Reader};
 use super::object::Object;
-use super::publication::{put_decimal, put_event_and_id};
+use super::publication::{put_decimal, put_event_id_and_payload};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{
-    Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError, Limits, NumberedMessage, Open,
-    Position, Refusal, RequestId, ServerEvent, Since, TopicName,
+    Base64, Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError, Limits, NumberedMessage,
+    Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
 };
 
 pub mod client;
@@ -159,16 +159,27 @@ impl<'a> Fields<'a> {
             json::one_value(text).map_err(bad_json)?;
             return Ok(Self::default());
         }
-        let keys =
-            ["type", "id", "topic", "event", "message_id", "data", "since", "session", "auth", "idempotency_key"];
+        let keys = [
+            "type",
+            "id",
+            "topic",
+            "event",
+            "message_id",
+            "data",
+            "since",
+            "session",
+            "auth",
+            "idempotency_key",
+            "data_base64",
+        ];
         let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
-        let [kind, id, topic, event, message_id, data, since, session, auth, key] = values;
+        let [kind, id, topic, event, message_id, data, since, session, auth, key, base64] = values;
         // Many serializers write null for an optional key without a value. The parts of a message may be null.
         let given = |raw: Option<&'a str>| raw.filter(|raw| *raw != "null");
         Ok(Self {
             kind,
             id: given(id).filter(|_| !twice[1]),
-            publication: RawPublication { topic, event, message_id, data },
+            publication: RawPublication { topic, event, message_id, data, base64: given(base64) },
             since: given(since),
             session: given(session),
             auth: given(auth),
@@ -204,17 +215,18 @@ impl<'a> Fields<'a> {
             }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
-                let Some(data) = self.publication.data else {
+                let RawPublication { data, base64, .. } = self.publication;
+                if data.or(base64).is_none() {
                     // A mistyped key must not publish an empty message.
                     self.topic(limits)?;
                     return Err(data_is_missing());
-                };
+                }
                 let id = self.id()?;
                 let key = self.key()?;
                 let (topic, mut publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
                 if let Some(key) = key {
                     publication = publication.with_key(key);
-                } else if let (Some(batch), None) = (batch, id) {
+                } else if let (Some(batch), None, Some(data), None) = (batch, id, data, base64) {
                     batch.note_opening(text, data, PUBLISH_END, (&topic, &publication));
                 }
                 Command::Publish { topic, publication, ack: id.is_some(), id }
@@ -288,7 +300,10 @@ fn auth_must_be_a_string() -> FrameError {
 }
 
 fn data_is_missing() -> FrameError {
-    FrameError::new(ErrorCode::BadPublish, "missing \"data\": expected one JSON value, possibly null")
+    FrameError::new(
+        ErrorCode::BadPublish,
+        "missing \"data\": expected one JSON value, possibly null; bytes are sent as \"data_base64\"",
+    )
 }
 
 fn bad_id() -> FrameError {
@@ -374,16 +389,16 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
 fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {
     /// The keys, their punctuation and two numbers of at most 20 digits.
     const BESIDES: usize = 128;
-    let NumberedMessage { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
-    out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + data.len());
+    let NumberedMessage { topic: _, topic_json, position, timestamp, event, message_id, data, base64, .. } = *message;
+    let payload = base64.map_or(data, Base64::as_str);
+    out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + payload.len());
     out.put_slice(b"{\"type\":\"message\",\"topic\":");
     out.put_slice(topic_json.as_bytes());
     out.put_slice(b",\"seq\":");
     put_decimal(out, position.seq);
     out.put_slice(b",\"time\":");
     put_decimal(out, timestamp.unix_millis());
-    put_event_and_id(out, event, message_id);
-    out.put_slice(data.as_bytes());
+    put_event_id_and_payload(out, event, message_id, data, base64);
     out.put_u8(b'}');
 }
 

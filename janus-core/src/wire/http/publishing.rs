@@ -1,5 +1,5 @@
 //! A request that publishes, served where the publications of other clients are: `POST` to a [`PublishRoute`], with a
-//! JSON object as body, and the receipt as answer. The connection is kept for the next request.
+//! JSON object or bytes as body, and the receipt as answer. The connection is kept for the next request.
 //!
 //! The request shows its right to publish by itself, so its connection is never opened, and no hook is asked.
 
@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::answer::{Ends, put_answer, put_error};
@@ -16,11 +17,16 @@ use super::body::BodyReader;
 use super::{HttpError, HttpRequest};
 use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
-use crate::wire::publication::put_json_string;
-use crate::wire::{Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName};
+use crate::wire::publication::{data_of_base64, data_of_bytes, put_json_string};
+use crate::wire::request::{bad_base64, two_payloads};
+use crate::wire::{
+    Base64, Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName,
+};
 
 /// A path of an HTTP port at which requests publish: `POST`, with the header `Content-Type: application/json` and the body
-/// `{"topic":T,"event":E,"message_id":I,"data":D}`; `event` and `message_id` may be left out. The answer is the receipt,
+/// `{"topic":T,"event":E,"message_id":I,"data":D}`; `event` and `message_id` may be left out, and `data_base64` may stand in
+/// place of `data`. Or the body is the payload as it is, with the header `Content-Type: application/octet-stream`, and the
+/// other members are in the query: see [`PublishQuery`]. The answer is the receipt,
 /// `{"epoch":E,"seq":N,"subscribers":N}`. With the header `Idempotency-Key`, an [`IdempotencyKey`], a repetition within
 /// `idempotency_ttl` gets the first receipt, with `"again":true`.
 ///
@@ -118,6 +124,7 @@ impl Routes {
             answer: Answer { route: number, ends },
             request: Box::new(request),
             step: Step::Asked,
+            is_bytes: false,
             expects,
         })
     }
@@ -174,6 +181,8 @@ pub(super) struct Submission {
     answer: Answer,
     pub(super) request: Box<HttpRequest>,
     step: Step,
+    /// Whether the body is the payload as it is.
+    is_bytes: bool,
     /// Whether the client waits with the body for a word of the server (RFC 9110, 10.1.1).
     expects: bool,
 }
@@ -258,13 +267,18 @@ impl Submission {
         self.request.memory() + body
     }
 
-    /// What the head says about the body.
     /// The message of the request, with the key of the header `Idempotency-Key`.
     fn publication(&self, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
         let key = self.request.header("idempotency-key").map(str::parse::<IdempotencyKey>).transpose();
         let key =
             key.map_err(|error| harmless(ErrorCode::BadPublish, format!("the header Idempotency-Key: {error}")))?;
-        let (topic, publication) = publication(body, limits)?;
+        let (topic, publication) =
+            if self.is_bytes { of_bytes(self.request.query(), body, limits)? } else { of_json(body, limits)? };
+        if publication.payload_len() > limits.max_frame_bytes {
+            let (length, limit) = (publication.payload_len(), limits.max_frame_bytes);
+            let message = format!("the message takes {length} bytes, and max_frame_bytes allows {limit}");
+            return Err(harmless(ErrorCode::BadPublish, message));
+        }
         Ok((
             topic,
             match key {
@@ -274,16 +288,19 @@ impl Submission {
         ))
     }
 
-    fn checked(&self, limits: &Limits) -> Result<BodyReader, HttpError> {
+    /// What the head says about the body.
+    fn checked(&mut self, limits: &Limits) -> Result<BodyReader, HttpError> {
         let request = &self.request;
-        if !request.query().is_empty() {
-            let message = "the query: this path accepts no parameters";
+        // Without a preflight, a page of another site can send JSON or bytes only under another content type.
+        let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+        self.is_bytes = trim_ows(kind).eq_ignore_ascii_case("application/octet-stream");
+        if !self.is_bytes && !request.query().is_empty() {
+            let message = "the query: with a body of JSON this path accepts no parameters";
             return Err(HttpError::new(400, ErrorCode::BadRequest.as_str(), message));
         }
-        // Without a preflight, a page of another site can send JSON only under another content type.
-        let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-        if !trim_ows(kind).eq_ignore_ascii_case("application/json") {
-            let message = "the body must be JSON with the header Content-Type: application/json";
+        if !self.is_bytes && !trim_ows(kind).eq_ignore_ascii_case("application/json") {
+            let message = "the body must be JSON with the header Content-Type: application/json, or bytes with \
+                           Content-Type: application/octet-stream";
             return Err(HttpError::new(415, "unsupported_media_type", message));
         }
         BodyReader::of(request, limits.max_frame_bytes)
@@ -310,31 +327,106 @@ struct Publish<'a> {
     event: Cow<'a, str>,
     #[serde(borrow, default)]
     message_id: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "given")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data_base64: Option<Cow<'a, str>>,
 }
 
-/// The message in a body.
-fn publication(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
+/// A value that is there: serde would take `null` for none.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
+}
+
+/// The message in a body of JSON.
+fn of_json(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
     // serde would accept an array as a struct without the names of the fields.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(harmless(ErrorCode::BadRequest, "the body: expected an object, got an array"));
     }
-    let Publish { topic, event, message_id, data } = serde_json::from_slice(body).map_err(|error| {
+    let Publish { topic, event, message_id, data, data_base64 } = serde_json::from_slice(body).map_err(|error| {
         let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
         harmless(code, format!("the body: {error}"))
     })?;
     let topic = TopicName::new(&topic, limits.max_topic_bytes)
         .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
-    let data =
-        Publication::check_data(data.get()).map_err(|error| harmless(ErrorCode::BadPublish, error.to_string()))?;
+    let bytes;
+    let data = match (data.map(RawValue::get), &data_base64) {
+        (None, None) => return Err(harmless(ErrorCode::BadRequest, NO_PAYLOAD)),
+        (Some(json), None) => {
+            Publication::check_data(json).map_err(|error| harmless(ErrorCode::BadPublish, error.to_string()))?
+        }
+        (None | Some("null"), Some(text)) => {
+            let base64 = Base64::new(text).map_err(|error| bad_base64(&error.to_string()).into_harmless())?;
+            bytes = data_of_base64(base64);
+            &bytes
+        }
+        (Some(_), Some(_)) => return Err(two_payloads().into_harmless()),
+    };
     let publication = Publication::of_checked(&topic, &json_string(&event), &json_string(&message_id), data);
-    if publication.len() > limits.max_frame_bytes {
-        let (length, limit) = (publication.len(), limits.max_frame_bytes);
-        let message = format!("the message takes {length} bytes, and max_frame_bytes allows {limit}");
-        return Err(harmless(ErrorCode::BadPublish, message));
-    }
     Ok((topic, publication))
+}
+
+const NO_PAYLOAD: &str = "the body: missing field `data`, or `data_base64` for bytes";
+
+/// The message whose payload is a body.
+fn of_bytes(query: &str, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
+    let PublishQuery { topic, event, message_id } = PublishQuery::parse(query).map_err(FrameError::into_harmless)?;
+    let topic = TopicName::new(&topic, limits.max_topic_bytes)
+        .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
+    let (event, message_id) = (json_string(&event), json_string(&message_id));
+    let publication = Publication::of_checked(&topic, &event, &message_id, &data_of_bytes(body));
+    Ok((topic, publication))
+}
+
+/// The query of a request whose body is the payload as it is: `topic`, and `event` and `message_id` if they are not empty.
+///
+/// ```
+/// use janus_core::wire::PublishQuery;
+///
+/// let query = PublishQuery::parse("topic=camera%3A1&event=frame")?;
+/// assert_eq!((&*query.topic, &*query.event, &*query.message_id), ("camera:1", "frame", ""));
+/// assert!(PublishQuery::parse("topic=a&topic=b").is_err());
+/// # Ok::<_, janus_core::wire::FrameError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublishQuery {
+    /// The topic, unchecked.
+    pub topic: String,
+    /// The event, a text.
+    pub event: String,
+    /// The publisher's id of the message, a text.
+    pub message_id: String,
+}
+
+impl PublishQuery {
+    /// Reads a query, without its `?`.
+    ///
+    /// # Errors
+    ///
+    /// `bad_request` for a parameter that is unknown, duplicate or not UTF-8, and `bad_topic` without a topic.
+    pub fn parse(query: &str) -> Result<Self, FrameError> {
+        let bad = |why: String| FrameError::new(ErrorCode::BadRequest, format!("the query: {why}"));
+        let mut read = [None, None, None];
+        let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
+        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(query.as_bytes())) {
+            let Some(place) = ["topic", "event", "message_id"].iter().position(|known| *known == name) else {
+                return Err(bad("expected only topic, event and message_id, the payload is the body".to_owned()));
+            };
+            // The parser would replace invalid bytes by another character.
+            if percent_decode_str(parameter).decode_utf8().is_err() {
+                return Err(bad(format!("{name} is not UTF-8")));
+            }
+            if read[place].replace(value.into_owned()).is_some() {
+                return Err(bad(format!("duplicate {name}: send it once")));
+            }
+        }
+        let [topic, event, message_id] = read;
+        let missing = "missing topic: name it in the query, as in ?topic=news";
+        let topic = topic.ok_or_else(|| FrameError::new(ErrorCode::BadTopic, missing))?;
+        Ok(Self { topic, event: event.unwrap_or_default(), message_id: message_id.unwrap_or_default() })
+    }
 }
 
 fn json_string(text: &str) -> Cow<'static, str> {

@@ -622,6 +622,7 @@ mod protocol {
             event: publication.event(),
             message_id: publication.message_id(),
             data: publication.data(),
+            base64: publication.base64(),
         };
         let mut out = BytesMut::from(&b"before"[..]);
         WebSocket.encode(&ServerEvent::Message(message), &AT, &mut out);
