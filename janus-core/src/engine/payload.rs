@@ -2,10 +2,20 @@
 //!
 //! For each message a line with three lengths, and then the texts: `LEN LEN LEN\n EVENT MESSAGE_ID DATA`, without the
 //! blanks. The texts are the publisher's JSON, carried and not parsed. The topic is not part of the text.
+//!
+//! Messages of bytes came later. A text with such a message is of form 2: it begins with the line `2`, and the line of a
+//! message of bytes has the word `bytes` behind the lengths, and the bytes as they are in place of the data. Any other
+//! text is of form 1, which earlier releases read.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::wire::{Publication, TopicName, put_decimal};
+
+/// The beginning of a text of form 2. No text of form 1 has a line with a single number.
+const FORM_2: &[u8] = b"2\n";
+
+/// Marks a message of bytes.
+const BYTES: &[u8] = b" bytes";
 
 /// The messages of a submission, or of a record.
 ///
@@ -36,15 +46,33 @@ impl Payload {
     /// The text of these messages.
     pub fn of<'a>(messages: impl IntoIterator<Item = &'a Publication>) -> Self {
         let mut text = BytesMut::new();
+        let mut has_bytes = false;
         for message in messages {
             let parts = [message.event(), message.message_id(), message.data()];
-            for (part, end) in parts.iter().zip([b' ', b' ', b'\n']) {
-                put_decimal(&mut text, part.len() as u64);
-                text.put_u8(end);
+            let Some(base64) = message.base64() else {
+                put_lengths(&mut text, parts.map(str::len), b"");
+                parts.iter().for_each(|part| text.put_slice(part.as_bytes()));
+                continue;
+            };
+            if !has_bytes {
+                has_bytes = true;
+                let before = text.split();
+                text.reserve(FORM_2.len() + before.len());
+                text.put_slice(FORM_2);
+                text.put_slice(&before);
             }
-            parts.iter().for_each(|part| text.put_slice(part.as_bytes()));
+            let [event, message_id, _] = parts;
+            put_lengths(&mut text, [event.len(), message_id.len(), base64.len()], BYTES);
+            [event, message_id].iter().for_each(|part| text.put_slice(part.as_bytes()));
+            base64.put(&mut text);
         }
         Self(text.freeze())
+    }
+
+    /// The form of the text, 1 or 2: an engine between releases marks a record by the form that its reader must know.
+    #[must_use]
+    pub fn form(&self) -> u8 {
+        if self.0.starts_with(FORM_2) { 2 } else { 1 }
     }
 
     /// A text that has come from an engine. Checked by [`messages`](Self::messages) only.
@@ -66,10 +94,11 @@ impl Payload {
     /// The text is not that of `count` messages.
     pub fn messages(&self, topic: &TopicName, count: u64) -> Result<Vec<Publication>, PayloadError> {
         let error = PayloadError { expected: count };
-        let mut rest = str::from_utf8(&self.0).map_err(|_| error)?;
+        let mut rest = self.0.strip_prefix(FORM_2).unwrap_or(&self.0);
+        let has_bytes = self.form() == 2;
         let mut messages = Vec::new();
         while !rest.is_empty() {
-            let (message, behind) = next(topic, rest).ok_or(error)?;
+            let (message, behind) = next(topic, rest, has_bytes).ok_or(error)?;
             messages.push(message);
             rest = behind;
         }
@@ -77,18 +106,37 @@ impl Payload {
     }
 }
 
-fn next<'a>(topic: &TopicName, text: &'a str) -> Option<(Publication, &'a str)> {
-    let (lengths, mut rest) = text.split_once('\n')?;
-    let mut lengths = lengths.split(' ').map(str::parse::<usize>);
+fn put_lengths(text: &mut BytesMut, lengths: [usize; 3], kind: &[u8]) {
+    for (length, end) in lengths.into_iter().zip([&b" "[..], b" ", kind]) {
+        put_decimal(text, length as u64);
+        text.put_slice(end);
+    }
+    text.put_u8(b'\n');
+}
+
+/// Takes the next message from the beginning of a text.
+fn next<'a>(topic: &TopicName, text: &'a [u8], may_be_bytes: bool) -> Option<(Publication, &'a [u8])> {
+    let end = text.iter().position(|byte| *byte == b'\n')?;
+    let (line, mut rest) = (&text[..end], &text[end + 1..]);
+    let (line, is_bytes) = match line.strip_suffix(BYTES) {
+        Some(line) if may_be_bytes => (line, true),
+        _ => (line, false),
+    };
+    let mut lengths = str::from_utf8(line).ok()?.split(' ').map(str::parse::<usize>);
     let mut part = || {
         let (part, behind) = rest.split_at_checked(lengths.next()?.ok()?)?;
         rest = behind;
         Some(part)
     };
     let (event, message_id, data) = (part()?, part()?, part()?);
+    let (event, message_id) = (str::from_utf8(event).ok()?, str::from_utf8(message_id).ok()?);
     // The text becomes part of frames, where half a JSON value would break the protocol of every subscriber.
-    let message = Publication::new(topic, event, message_id, data).ok()?;
-    lengths.next().is_none().then_some((message, rest))
+    let message = if is_bytes {
+        Publication::of_bytes(topic, event, message_id, data)
+    } else {
+        Publication::new(topic, event, message_id, str::from_utf8(data).ok()?)
+    };
+    lengths.next().is_none().then_some((message.ok()?, rest))
 }
 
 #[cfg(test)]
@@ -109,6 +157,30 @@ mod tests {
         let payload = Payload::of(&messages);
         assert_eq!(payload.messages(&topic(), 3).unwrap(), messages);
         assert_eq!(Payload::of([]).messages(&topic(), 0), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn bytes_are_in_the_text_as_they_are_and_other_messages_as_ever() {
+        let bytes = |bytes: &[u8]| Publication::of_bytes(&topic(), "1", "2", bytes).unwrap();
+        let messages = [message("\"one\""), bytes(b"\0\xff\n"), message("3"), bytes(b"")];
+        let payload = Payload::of(&messages);
+        let text = [
+            &b"2\n"[..],
+            Payload::of([&messages[0]]).bytes(),
+            b"1 1 3 bytes\n12\0\xff\n",
+            Payload::of([&messages[2]]).bytes(),
+            b"1 1 0 bytes\n12",
+        ]
+        .concat();
+        assert_eq!((&payload.bytes()[..], payload.form()), (&text[..], 2));
+        assert_eq!(payload.messages(&topic(), 4).unwrap(), messages);
+        assert_eq!(Payload::of([&messages[0], &messages[2]]).form(), 1, "earlier releases read it");
+        for bad in
+            [&b"1 1 3 bytes\n12\0\xff\n"[..], b"2\n1 1 3 byte\n12abc", b"2\n1 1 9 bytes\n12abc", b"2\n1 1 1 bytes\nx21"]
+        {
+            let payload = Payload::from_bytes(Bytes::from_static(bad));
+            assert_eq!(payload.messages(&topic(), 1), Err(PayloadError { expected: 1 }), "{bad:?}");
+        }
     }
 
     #[test]
