@@ -41,7 +41,13 @@ impl Shared {
     /// Shares a running instance.
     pub fn new(janus: Janus) -> Self {
         let sse = Arc::new(Sse::body(Duration::from_secs(2)));
-        Self { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse, origins: AllowedOrigins::default() }
+        Self {
+            janus,
+            websocket: Arc::new(WebSocket::v1()),
+            events: sse.clone(),
+            sse,
+            origins: AllowedOrigins::default(),
+        }
     }
 }
 
@@ -84,13 +90,13 @@ async fn websocket(shared: web::Data<Shared>, request: HttpRequest, mut payload:
     if let Err(error) = shared.origins.check(&head) {
         return refused(&error);
     }
-    let headers = match WebSocket::accept_headers(&head) {
+    let headers = match WebSocket::v1().accept_headers(&head) {
         Ok(headers) => headers,
         Err(error) => return refused(&error.into()),
     };
     let (client, stream) = tokio::io::duplex(16 * 1024);
     let incoming = Incoming::stream_from(stream, peer_of(&request));
-    if let Err(error) = shared.janus.serve(incoming, &shared.websocket, Some(WebSocket::decoder_for(head))) {
+    if let Err(error) = shared.janus.serve(incoming, &shared.websocket, Some(WebSocket::v1().decoder_for(head))) {
         return refused(&HttpError::from(&error.refusal()));
     }
     let (to_client, mut from_client) = tokio::io::split(client);

@@ -44,8 +44,13 @@ struct Say {
 /// The app before Janus, and two more routes.
 pub fn app(janus: Janus) -> Router {
     let sse = Arc::new(Sse::body(Duration::from_secs(2)));
-    let app =
-        App { janus, websocket: Arc::new(WebSocket), events: sse.clone(), sse, origins: AllowedOrigins::default() };
+    let app = App {
+        janus,
+        websocket: Arc::new(WebSocket::v1()),
+        events: sse.clone(),
+        sse,
+        origins: AllowedOrigins::default(),
+    };
     Router::new()
         .route("/say", get(say))
         .route("/ws", get(websocket))
@@ -78,7 +83,7 @@ async fn websocket(
     if let Err(error) = app.origins.check(&head) {
         return refused(&error);
     }
-    let headers = match WebSocket::accept_headers(&head) {
+    let headers = match WebSocket::v1().accept_headers(&head) {
         Ok(headers) => headers,
         Err(error) => return refused(&error.into()),
     };
@@ -88,7 +93,7 @@ async fn websocket(
         let Ok(stream) = upgrade.await else { return };
         let incoming = Incoming::stream_from(TokioIo::new(stream), peer.into());
         // After a refusal the stream is dropped, which closes the connection.
-        let _ = app.janus.serve(incoming, &app.websocket, Some(WebSocket::decoder_for(head)));
+        let _ = app.janus.serve(incoming, &app.websocket, Some(WebSocket::v1().decoder_for(head)));
     });
     let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
     for (name, value) in headers {

@@ -96,7 +96,7 @@ fn encode(criterion: &mut Criterion) {
 
 fn decode_websocket(criterion: &mut Criterion) {
     let masked = |text: &str| websocket::client::text(text, [0x37, 0xfa, 0x21, 0x3d]);
-    let mut decoder = WebSocket.decoder();
+    let mut decoder = WebSocket::v1().decoder();
     let mut decode_all = |mut input: &[u8]| {
         let mut commands = 0;
         while let Some(command) = decoder.decode(&mut input, &LIMITS) {
@@ -141,12 +141,12 @@ fn encode_websocket(criterion: &mut Criterion) {
             base64: publication.base64(),
         });
         let mut buffer = BytesMut::with_capacity(2 * bytes + 512);
-        WebSocket.encode(&event, &timestamp, &mut buffer);
+        WebSocket::v1().encode(&event, &timestamp, &mut buffer);
         group.throughput(Throughput::Bytes(buffer.len() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 buffer.clear();
-                WebSocket.encode(black_box(&event), &timestamp, &mut buffer);
+                WebSocket::v1().encode(black_box(&event), &timestamp, &mut buffer);
                 buffer.len()
             });
         });

@@ -195,6 +195,7 @@ pub use instance::cluster::{ClusterState, EngineLink, Everywhere, NodeInfo};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::reload::{PreparedReload, ReloadError};
+pub use instance::routes::{HttpRoute, RouteRequest, RouteResponse};
 pub use instance::serve::ServeError;
 /// The type of networks in [`Config`].
 pub use ipnet::IpNet;
@@ -209,7 +210,7 @@ pub use topic::subscriber::{
 };
 pub use topic::{Handover, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
-pub use wire::{Epoch, Position, Since};
+pub use wire::{ClientId, Epoch, Position, Since};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

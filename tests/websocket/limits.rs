@@ -148,8 +148,8 @@ async fn a_client_behind_a_proxy_on_this_machine_may_not_publish() {
     // Nor on a stream that a program hands over with its request.
     let (mut client, stream) = tokio::io::duplex(4_096);
     let request = HttpRequest::new("GET", "/ws", [("X-Forwarded-For", &b"192.0.2.1"[..])]);
-    let codec: Arc<dyn Codec> = Arc::new(WebSocket);
-    janus.serve(Incoming::stream(stream), &codec, Some(WebSocket::decoder_for(request))).unwrap();
+    let codec: Arc<dyn Codec> = Arc::new(WebSocket::v1());
+    janus.serve(Incoming::stream(stream), &codec, Some(WebSocket::v1().decoder_for(request))).unwrap();
     client.write_all(&[said(&json!({"type": "hello"})), said(&publish)].concat()).await.unwrap();
     let mut received = Vec::new();
     while !String::from_utf8_lossy(&received).contains("publish_not_allowed") {

@@ -60,7 +60,7 @@ impl Frame<'_> {
 }
 
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Vec<Result<Command, FrameError>> {
-    let mut decoder = WebSocket.decoder();
+    let mut decoder = WebSocket::v1().decoder();
     let mut decoded = Vec::new();
     for mut piece in pieces {
         while let Some(command) = decoder.decode(&mut piece, limits) {

@@ -20,7 +20,7 @@ use super::codecs::{CLASSIC, CodecId, Codecs};
 use super::{Ledger, UnderWay};
 use crate::ground::clock::Tick;
 use crate::wire::classic::{MessageParts, Run};
-use crate::wire::{self, Epoch, Position, ServerEvent, TopicName};
+use crate::wire::{self, ClientId, Epoch, Position, ServerEvent, TopicName};
 
 /// Sealed frames with dense sequence numbers, or numbers whose messages an engine has lost.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct Batch {
     lost_after: Option<Position>,
     /// The share of other nodes' publishers in the batch.
     foreign: Share,
+    /// The clients that do not get some of the messages, if there are any.
+    exclusions: Option<Box<Exclusions>>,
     classic: Frames,
     /// The same frames in other wire formats.
     others: Others,
@@ -137,6 +139,26 @@ impl Batch {
         self.foreign
     }
 
+    /// The clients that do not get some of the messages, if there are any.
+    #[inline]
+    pub(crate) fn exclusions(&self) -> Option<&Exclusions> {
+        self.exclusions.as_deref()
+    }
+
+    /// The parts of these numbers that are for this client, each as long as possible.
+    pub(crate) fn parts_for(&self, client: ClientId, seqs: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let excluded = self.exclusions().map_or(&[][..], |exclusions| exclusions.of(client));
+        let excluded = excluded.iter().map(|exclusion| exclusion.number).filter({
+            let seqs = seqs.clone();
+            move |seq| seqs.contains(seq)
+        });
+        let mut start = seqs.start;
+        excluded
+            .chain([seqs.end])
+            .map(move |end| std::mem::replace(&mut start, end + 1)..end)
+            .filter(|part| !part.is_empty())
+    }
+
     /// Whether an engine has lost the messages with these numbers.
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
@@ -167,6 +189,7 @@ impl Batch {
             last_seq: to.seq,
             lost_after: Some(after),
             foreign: Share::default(),
+            exclusions: None,
             classic: Frames { bytes: Bytes::new(), ends: Vec::new() },
             others: OnceLock::new(),
             epoch: to.epoch,
@@ -214,7 +237,8 @@ impl Batch {
 
     /// The bytes of the batch in the ledger, in all its codecs.
     pub(crate) fn accounted_bytes(&self) -> usize {
-        let mut accounted = self.classic.accounted_bytes() + Self::OVERHEAD_BYTES;
+        let exclusions = self.exclusions().map_or(0, Exclusions::accounted_bytes);
+        let mut accounted = self.classic.accounted_bytes() + Self::OVERHEAD_BYTES + exclusions;
         let mut place = &self.others;
         while let Some(other) = place.get() {
             accounted += other.frames.accounted_bytes();
@@ -313,6 +337,43 @@ impl Drop for Batch {
     }
 }
 
+/// Which clients do not get which messages of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Exclusions(Vec<Exclusion>);
+
+/// One message that one client does not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Exclusion {
+    client: ClientId,
+    /// The number of the message; in an open batch, counted from the first of the batch.
+    number: u64,
+}
+
+impl Exclusions {
+    /// Whether this client does not get some of the messages.
+    pub(crate) fn name(&self, client: ClientId) -> bool {
+        !self.of(client).is_empty()
+    }
+
+    /// The exclusions of this client.
+    fn of(&self, client: ClientId) -> &[Exclusion] {
+        let start = self.0.partition_point(|exclusion| exclusion.client < client);
+        let behind = &self.0[start..];
+        &behind[..behind.partition_point(|exclusion| exclusion.client == client)]
+    }
+
+    fn accounted_bytes(&self) -> usize {
+        self.0.len() * size_of::<Exclusion>()
+    }
+
+    /// The exclusions of a batch that begins with this number.
+    fn numbered(mut self: Box<Self>, first_seq: u64) -> Box<Self> {
+        self.0.iter_mut().for_each(|exclusion| exclusion.number += first_seq);
+        self.0.sort_unstable();
+        self
+    }
+}
+
 /// A batch open for more frames.
 ///
 /// Its commit point is [`commit`](Self::commit): [`truncate_uncommitted`](Self::truncate_uncommitted) cuts off frames
@@ -325,12 +386,20 @@ pub(crate) struct OpenBatch {
     begun: Option<Instant>,
     /// The share of other nodes' publishers.
     foreign: Share,
+    /// The clients that do not get some of the messages, if there are any.
+    exclusions: Option<Box<Exclusions>>,
 }
 
 impl OpenBatch {
     /// Where the next frame is encoded.
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.bytes
+    }
+
+    /// The next frame is not for this client.
+    pub(crate) fn exclude(&mut self, client: ClientId) {
+        let number = self.ends.len() as u64;
+        self.exclusions.get_or_insert_default().0.push(Exclusion { client, number });
     }
 
     /// Makes a frame of the bytes encoded since the last commit; returns its length.
@@ -354,6 +423,9 @@ impl OpenBatch {
 
     pub(crate) fn truncate_uncommitted(&mut self) {
         self.bytes.truncate(self.committed_len());
+        if let Some(exclusions) = &mut self.exclusions {
+            exclusions.0.retain(|exclusion| exclusion.number < self.ends.len() as u64);
+        }
     }
 
     pub(crate) fn committed_len(&self) -> usize {
@@ -383,13 +455,14 @@ impl OpenBatch {
             self.bytes = BytesMut::new();
         }
         let classic = Frames { bytes: sealed.freeze(), ends };
-        ledger.add_frames(classic.accounted_bytes() + Batch::OVERHEAD_BYTES);
-        Batch {
+        let exclusions = self.exclusions.take().map(|exclusions| exclusions.numbered(first_seq));
+        let batch = Batch {
             topic: topic.clone(),
             first_seq,
             last_seq: next_seq - 1,
             lost_after: None,
             foreign: std::mem::take(&mut self.foreign),
+            exclusions,
             classic,
             others: OnceLock::new(),
             epoch,
@@ -398,7 +471,9 @@ impl OpenBatch {
             pass: AtomicU64::new(0),
             horizon: AtomicU64::new(0),
             ledger: Arc::clone(ledger),
-        }
+        };
+        ledger.add_frames(batch.accounted_bytes());
+        batch
     }
 }
 

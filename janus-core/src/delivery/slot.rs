@@ -49,7 +49,7 @@ use crate::accounts::received::Kept;
 use crate::ground::clock::{AtomicTick, Deadline, Tick};
 use crate::ground::figures::Figures;
 use crate::ground::tasks::yield_now;
-use crate::wire::{Epoch, ServerEvent, TopicName};
+use crate::wire::{ClientId, Epoch, ServerEvent, TopicName};
 use subscription::ENDED;
 pub(crate) use subscription::Subscription;
 use unseen::{Notes, Unseen};
@@ -186,6 +186,11 @@ impl Slot {
             #[cfg(feature = "fault-injection")]
             crash: AtomicBool::new(false),
         }
+    }
+
+    /// The public name of the connection.
+    pub(crate) fn client_id(&self) -> ClientId {
+        ClientId::new(self.terms.node, self.id)
     }
 
     /// The place in the table of connections; `None` for a subscriber in this process.

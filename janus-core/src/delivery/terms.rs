@@ -14,6 +14,8 @@ pub(crate) struct Terms {
     max_bytes: AtomicUsize,
     /// In milliseconds.
     patience: AtomicU64,
+    /// The number of the instance in the public names of its connections.
+    pub(super) node: u64,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) codecs: Arc<Codecs>,
     pub(super) sending: Arc<Sending>,
@@ -42,7 +44,7 @@ impl Default for QueueLimits {
 
 impl Terms {
     pub(crate) fn new(config: &Config, ledger: Arc<Ledger>, codecs: Arc<Codecs>, sending: Arc<Sending>) -> Self {
-        let terms = Self::with_limits(0, 0, ledger, codecs, sending);
+        let terms = Self { node: random_node(), ..Self::with_limits(0, 0, ledger, codecs, sending) };
         terms.follow(config);
         terms
     }
@@ -55,14 +57,15 @@ impl Terms {
         sending: Arc<Sending>,
     ) -> Self {
         let (max_frames, max_bytes) = (AtomicUsize::new(max_frames), AtomicUsize::new(max_bytes));
-        Self { max_frames, max_bytes, patience: AtomicU64::new(0), ledger, codecs, sending }
+        Self { max_frames, max_bytes, patience: AtomicU64::new(0), node: 0, ledger, codecs, sending }
     }
 
     /// The terms of a subscriber with limits of its own; `None` is the limit of the instance at this moment.
     pub(crate) fn with_own_limits(&self, max_frames: Option<usize>, max_bytes: Option<usize>) -> Self {
         let frames = max_frames.map_or_else(|| self.max_frames(), frame_limit);
         let bytes = max_bytes.unwrap_or_else(|| self.max_bytes());
-        Self::with_limits(frames, bytes, Arc::clone(&self.ledger), Arc::clone(&self.codecs), Arc::clone(&self.sending))
+        let (ledger, codecs) = (Arc::clone(&self.ledger), Arc::clone(&self.codecs));
+        Self { node: self.node, ..Self::with_limits(frames, bytes, ledger, codecs, Arc::clone(&self.sending)) }
     }
 
     /// Takes over the limits of these settings. A queue beyond a lower limit loses nothing that waits already.
@@ -72,6 +75,11 @@ impl Terms {
         // The heartbeat is to come first: its line in the log tells the reason.
         let patience = config.tcp_user_timeout.max(config.stall_timeout * 2);
         self.patience.store(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The number of the instance in the public names of its connections.
+    pub(crate) fn node(&self) -> u64 {
+        self.node
     }
 
     /// The limit of messages in a client's queue.
@@ -92,6 +100,12 @@ impl Terms {
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
+}
+
+/// A random number of 18 digits: in the simulation of an instance, the lengths of frames must not depend on chance.
+fn random_node() -> u64 {
+    const LEAST: u64 = 10_u64.pow(17);
+    LEAST + getrandom::u64().expect("the system has a source of random numbers") % (9 * LEAST)
 }
 
 /// The limit for a setting `max_queue_frames`: 0 means no limit.

@@ -3,13 +3,14 @@
 //! For each message a line with three lengths, and then the texts: `LEN LEN LEN\n EVENT MESSAGE_ID DATA`, without the
 //! blanks. The texts are the publisher's JSON, carried and not parsed. The topic is not part of the text.
 //!
-//! Messages of bytes came later. A text with such a message is of form 2: it begins with the line `2`, and the line of a
-//! message of bytes has the word `bytes` behind the lengths, and the bytes as they are in place of the data. Any other
-//! text is of form 1, which earlier releases read.
+//! Messages of bytes, and messages that one client does not get, came later. A text with such a message is of form 2: it
+//! begins with the line `2`, and behind the lengths of a message there may be the word `bytes`, for bytes as they are in
+//! place of the data, and `!CLIENT`, which names the client that does not get the message. Any other text is of form 1, which
+//! earlier releases read.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::{Publication, TopicName, put_decimal};
+use crate::wire::{Base64, Publication, TopicName, put_decimal};
 
 /// The beginning of a text of form 2. No text of form 1 has a line with a single number.
 const FORM_2: &[u8] = b"2\n";
@@ -46,25 +47,35 @@ impl Payload {
     /// The text of these messages.
     pub fn of<'a>(messages: impl IntoIterator<Item = &'a Publication>) -> Self {
         let mut text = BytesMut::new();
-        let mut has_bytes = false;
+        let mut is_form_2 = false;
         for message in messages {
             let parts = [message.event(), message.message_id(), message.data()];
-            let Some(base64) = message.base64() else {
-                put_lengths(&mut text, parts.map(str::len), b"");
-                parts.iter().for_each(|part| text.put_slice(part.as_bytes()));
-                continue;
-            };
-            if !has_bytes {
-                has_bytes = true;
+            let excluded = message.excluded();
+            if !is_form_2 && (message.base64().is_some() || excluded.is_some()) {
+                is_form_2 = true;
                 let before = text.split();
                 text.reserve(FORM_2.len() + before.len());
                 text.put_slice(FORM_2);
                 text.put_slice(&before);
             }
-            let [event, message_id, _] = parts;
-            put_lengths(&mut text, [event.len(), message_id.len(), base64.len()], BYTES);
-            [event, message_id].iter().for_each(|part| text.put_slice(part.as_bytes()));
-            base64.put(&mut text);
+            let base64 = message.base64();
+            let payload = base64.map_or(parts[2].len(), Base64::len);
+            for (length, end) in [parts[0].len(), parts[1].len(), payload].into_iter().zip([&b" "[..], b" ", b""]) {
+                put_decimal(&mut text, length as u64);
+                text.put_slice(end);
+            }
+            if base64.is_some() {
+                text.put_slice(BYTES);
+            }
+            if let Some(client) = excluded {
+                text.put_slice(format!(" !{client}").as_bytes());
+            }
+            text.put_u8(b'\n');
+            parts[..2].iter().for_each(|part| text.put_slice(part.as_bytes()));
+            match base64 {
+                Some(base64) => base64.put(&mut text),
+                None => text.put_slice(parts[2].as_bytes()),
+            }
         }
         Self(text.freeze())
     }
@@ -95,10 +106,10 @@ impl Payload {
     pub fn messages(&self, topic: &TopicName, count: u64) -> Result<Vec<Publication>, PayloadError> {
         let error = PayloadError { expected: count };
         let mut rest = self.0.strip_prefix(FORM_2).unwrap_or(&self.0);
-        let has_bytes = self.form() == 2;
+        let is_form_2 = self.form() == 2;
         let mut messages = Vec::new();
         while !rest.is_empty() {
-            let (message, behind) = next(topic, rest, has_bytes).ok_or(error)?;
+            let (message, behind) = next(topic, rest, is_form_2).ok_or(error)?;
             messages.push(message);
             rest = behind;
         }
@@ -106,23 +117,19 @@ impl Payload {
     }
 }
 
-fn put_lengths(text: &mut BytesMut, lengths: [usize; 3], kind: &[u8]) {
-    for (length, end) in lengths.into_iter().zip([&b" "[..], b" ", kind]) {
-        put_decimal(text, length as u64);
-        text.put_slice(end);
-    }
-    text.put_u8(b'\n');
-}
-
 /// Takes the next message from the beginning of a text.
-fn next<'a>(topic: &TopicName, text: &'a [u8], may_be_bytes: bool) -> Option<(Publication, &'a [u8])> {
+fn next<'a>(topic: &TopicName, text: &'a [u8], is_form_2: bool) -> Option<(Publication, &'a [u8])> {
     let end = text.iter().position(|byte| *byte == b'\n')?;
-    let (line, mut rest) = (&text[..end], &text[end + 1..]);
-    let (line, is_bytes) = match line.strip_suffix(BYTES) {
-        Some(line) if may_be_bytes => (line, true),
+    let (line, mut rest) = (str::from_utf8(&text[..end]).ok()?, &text[end + 1..]);
+    let (line, excluded) = match line.split_once(" !") {
+        Some((line, client)) if is_form_2 => (line, Some(client.parse().ok()?)),
+        _ => (line, None),
+    };
+    let (line, is_bytes) = match line.strip_suffix(" bytes") {
+        Some(line) if is_form_2 => (line, true),
         _ => (line, false),
     };
-    let mut lengths = str::from_utf8(line).ok()?.split(' ').map(str::parse::<usize>);
+    let mut lengths = line.split(' ').map(str::parse::<usize>);
     let mut part = || {
         let (part, behind) = rest.split_at_checked(lengths.next()?.ok()?)?;
         rest = behind;
@@ -136,12 +143,17 @@ fn next<'a>(topic: &TopicName, text: &'a [u8], may_be_bytes: bool) -> Option<(Pu
     } else {
         Publication::new(topic, event, message_id, str::from_utf8(data).ok()?)
     };
-    lengths.next().is_none().then_some((message.ok()?, rest))
+    let message = match excluded {
+        Some(client) => message.ok()?.excluding(client),
+        None => message.ok()?,
+    };
+    lengths.next().is_none().then_some((message, rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ClientId;
 
     fn topic() -> TopicName {
         TopicName::new("news", 255).unwrap()
@@ -153,9 +165,13 @@ mod tests {
 
     #[test]
     fn messages_come_back_from_their_text() {
-        let messages = [message("\"one\""), message("{\n}"), message("3")];
+        let excluding = message("{\n}").excluding(ClientId::new(1, 2));
+        assert_eq!(Payload::of([&excluding]).form(), 2);
+        let bytes = Publication::of_bytes(&topic(), "1", "2", b"\n").unwrap().excluding(ClientId::new(3, 4));
+        assert_eq!(Payload::of([&bytes]).bytes(), &b"2\n1 1 1 bytes !3.4\n12\n"[..]);
+        let messages = [message("\"one\""), excluding, bytes, message("3")];
         let payload = Payload::of(&messages);
-        assert_eq!(payload.messages(&topic(), 3).unwrap(), messages);
+        assert_eq!(payload.messages(&topic(), 4).unwrap(), messages);
         assert_eq!(Payload::of([]).messages(&topic(), 0), Ok(Vec::new()));
     }
 
@@ -187,8 +203,19 @@ mod tests {
     fn a_text_of_other_messages_is_refused() {
         let good = Payload::of([&message("1")]);
         assert_eq!(good.messages(&topic(), 2), Err(PayloadError { expected: 2 }));
-        let bad =
-            ["1 1 1\n", "1 1\n123", "1 1 1 1\n1234", "-1 1 1\n123", "1 1 1\n12x", "9999 1 1\n123", "1 1 1\n123\n"];
+        let bad = [
+            "1 1 1 !1.2\n123",
+            "2\n1 1 1 !1\n123",
+            "2\n1 1 1 !1.2 \n123",
+            "2\n1 1 1 !1.2 bytes\n123",
+            "1 1 1\n",
+            "1 1\n123",
+            "1 1 1 1\n1234",
+            "-1 1 1\n123",
+            "1 1 1\n12x",
+            "9999 1 1\n123",
+            "1 1 1\n123\n",
+        ];
         for text in bad {
             let payload = Payload::from_bytes(Bytes::from_static(text.as_bytes()));
             assert_eq!(payload.messages(&topic(), 1), Err(PayloadError { expected: 1 }), "{text:?}");

@@ -251,15 +251,27 @@ impl HookSettings {
         self.hooks = Some(Arc::new(hooks));
     }
 
-    /// Returns the hooks, if any, and the thread that is started for the hooks if the caller has no runtime.
-    pub(crate) fn start(&self, config: &Config) -> io::Result<(Option<Arc<HookRunner>>, Option<HookThread>)> {
-        let Some(hooks) = &self.hooks else { return Ok((None, None)) };
+    /// Returns the hooks, if any, with the runtime of the embedder's functions, which is needed for the hooks and if
+    /// `is_needed` says so, and with the thread that is started for the runtime if the caller has none.
+    pub(crate) fn start(&self, config: &Config, is_needed: bool) -> io::Result<Started> {
+        if self.hooks.is_none() && !is_needed {
+            return Ok(Started::default());
+        }
         let (runtime, thread) = match self.runtime.clone().or_else(|| Handle::try_current().ok()) {
             Some(runtime) => (runtime, None),
             None => HookThread::start().map(|(thread, runtime)| (runtime, Some(thread)))?,
         };
-        Ok((Some(Arc::new(HookRunner::new(Arc::clone(hooks), runtime, config))), thread))
+        let runner = |hooks: &Arc<_>| Arc::new(HookRunner::new(Arc::clone(hooks), runtime.clone(), config));
+        Ok(Started { hooks: self.hooks.as_ref().map(runner), runtime: Some(runtime), thread })
     }
+}
+
+/// What runs the embedder's functions.
+#[derive(Default)]
+pub(crate) struct Started {
+    pub(crate) hooks: Option<Arc<HookRunner>>,
+    pub(crate) runtime: Option<Handle>,
+    pub(crate) thread: Option<HookThread>,
 }
 
 impl fmt::Debug for HookSettings {

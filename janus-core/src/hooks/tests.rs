@@ -222,18 +222,26 @@ fn a_hook_that_blocks_its_runtime_is_still_given_up() {
 fn hooks_run_on_the_named_runtime_the_callers_or_their_own_thread() {
     let config = Config::default();
     let mut settings = HookSettings::default();
-    assert!(matches!(settings.start(&config), Ok((None, None))), "there are none");
+    let start = |settings: &HookSettings| settings.start(&config, false).unwrap();
+    let nothing = start(&settings);
+    assert!(nothing.hooks.is_none() && nothing.runtime.is_none() && nothing.thread.is_none(), "there are none");
+    let other = settings.start(&config, true).unwrap();
+    assert!(other.hooks.is_none() && other.runtime.is_some(), "other functions of the program need it");
+    other.thread.expect("a thread of their own").stop();
     settings.set(Scripted::default());
-    let Ok((Some(_), Some(thread))) = settings.start(&config) else { panic!("a thread of their own") };
-    thread.stop();
+    let own = start(&settings);
+    assert!(own.hooks.is_some());
+    own.thread.expect("a thread of their own").stop();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("mine").build().unwrap();
     let with_runtime = HookSettings { runtime: Some(runtime.handle().clone()), ..settings.clone() };
-    let Ok((Some(runner), None)) = with_runtime.start(&config) else { panic!("a runtime was given") };
+    let given = start(&with_runtime);
+    assert!(given.thread.is_none(), "a runtime was given");
+    let runner = given.hooks.expect("they are set");
     // The timer of this runtime is not enabled, and the server must not need the timer.
     let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     assert_eq!(here.block_on(runner.authenticate(request())).unwrap().claims, "mine");
-    let here = async { settings.start(&config) };
-    assert!(matches!(runtime.block_on(here), Ok((Some(_), None))), "there is a runtime here");
+    let here = runtime.block_on(async { start(&settings) });
+    assert!(here.hooks.is_some() && here.thread.is_none(), "there is a runtime here");
 }
 
 #[test]

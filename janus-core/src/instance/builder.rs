@@ -12,6 +12,7 @@ use super::application::Children;
 use super::cluster::Node;
 use super::janus::{Inner, Janus, Threads, WeakJanus, on};
 use super::metrics::Work;
+use super::routes::{HttpRoute, Router};
 use super::shared::Shared;
 use super::tree::tree;
 #[cfg(feature = "tls")]
@@ -28,11 +29,12 @@ use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, Sending, sender_threads};
 use crate::engine::{Engine, NodeId};
 use crate::ground::homes::Home;
-use crate::hooks::{HookSettings, Hooks};
+use crate::hooks::{HookSettings, Hooks, Started};
 use crate::supervision::{Arbiter, Place, Supervisor};
 use crate::topic::Handover;
 use crate::topic::cluster::Cluster;
-use crate::wire::{AllowedOrigins, Codec, HttpPort, Peer, PublishRoute};
+use crate::wire::websocket::Endpoint as WebSockets;
+use crate::wire::{AllowedOrigins, Codec, HttpPort, PathPattern, Peer, PublishRoute};
 
 /// Collects the settings and parts of an instance, and starts it.
 #[derive(Default)]
@@ -49,6 +51,8 @@ pub struct Builder {
     engine: Option<Arc<dyn Engine>>,
     node_name: String,
     publish_routes: Vec<PublishRoute>,
+    websockets: Vec<(PathPattern, WebSockets)>,
+    routes: Vec<HttpRoute>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -149,6 +153,14 @@ pub enum StartupError {
     /// An actor of the tree did not start.
     #[error("cannot start the supervision tree: {0}")]
     Tree(String),
+    /// Two parts of the program, or the program and the HTTP port, want the same paths of the HTTP port.
+    #[error("two routes of the HTTP port have paths in common, {one} and {other}: give one of them another path")]
+    Paths {
+        /// The paths of the one.
+        one: PathPattern,
+        /// The paths of the other.
+        other: PathPattern,
+    },
     /// The listeners speak too many wire formats.
     #[error("too many codecs")]
     Codecs(#[from] TooManyCodecs),
@@ -267,6 +279,40 @@ impl Builder {
     #[must_use]
     pub fn publish_route(mut self, route: PublishRoute) -> Self {
         self.publish_routes.push(route);
+        self
+    }
+
+    /// Serves other protocols of WebSockets on [`Config::http_listen`] and [`Config::https_listen`], at these paths; see
+    /// [`MessageProtocol`](crate::wire::websocket::MessageProtocol). The `Origin` of each request is checked as for `/ws`.
+    ///
+    /// The paths must have none in common with `/ws`, `/events`, a [`publish_route`](Self::publish_route), and the paths of
+    /// other protocols: [`start`](Self::start) fails otherwise. They come before every [`route`](Self::route), whose paths
+    /// must not be the same either.
+    ///
+    /// ```
+    /// use janus_core::Janus;
+    /// use janus_core::wire::WebSocket;
+    ///
+    /// let builder = Janus::builder().websocket("/connection/websocket".parse()?, WebSocket::v1());
+    /// # drop(builder);
+    /// # Ok::<_, janus_core::wire::PathPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn websocket(mut self, paths: PathPattern, protocols: impl Into<WebSockets>) -> Self {
+        self.websockets.push((paths, protocols.into()));
+        self
+    }
+
+    /// Answers requests on [`Config::http_listen`] and [`Config::https_listen`] with a function of the program; see
+    /// [`HttpRoute`]. Several routes may share their paths, for different methods; of several routes that fit a request, the
+    /// first counts. The routes come before [`pass_on`](Self::pass_on), and a path of no route is answered with 404 if there is
+    /// no `pass_on`.
+    ///
+    /// The paths must have none in common with the port's own, `/ws` and `/events`, nor with those of a
+    /// [`websocket`](Self::websocket): [`start`](Self::start) fails otherwise.
+    #[must_use]
+    pub fn route(mut self, route: HttpRoute) -> Self {
+        self.routes.push(route);
         self
     }
 
@@ -430,15 +476,25 @@ impl Builder {
             || self.sockets.iter().any(|(_, speaks)| speaks.parts().1.is_some());
         let tls = tls_listeners(&config, has_tls, tls)?;
         let sending = Sending::choose(config.io_uring)?;
+        check_paths(&self.websockets, &self.publish_routes, &self.routes)?;
         let codecs = Arc::new(Codecs::new());
         let given = Given { ports: self.ports, sockets: self.sockets, listeners: self.listeners };
-        let endpoints = endpoints(&config, &codecs, given, (self.pass_on, self.publish_routes))?;
         let janus = WeakJanus::to_come();
         let mut hooks = self.hooks;
         if let Some(make) = self.make_hooks {
             make(janus.clone(), &mut hooks);
         }
-        let (hooks, hook_thread) = hooks.start(&config).map_err(StartupError::Thread)?;
+        let started = hooks.start(&config, !self.routes.is_empty()).map_err(StartupError::Thread)?;
+        let Started { hooks, runtime, thread: hook_thread } = started;
+        let pass_on = match runtime.filter(|_| !self.routes.is_empty()) {
+            Some(runtime) => {
+                let router = Router::new(self.routes, self.pass_on, janus.clone(), runtime);
+                Some(Arc::new(move |passed_on| router.take(passed_on)) as PassOn)
+            }
+            None => self.pass_on,
+        };
+        let http = HttpParts { pass_on, publish_routes: self.publish_routes, websockets: self.websockets };
+        let endpoints = endpoints(&config, &codecs, given, http)?;
         let threads = Threads {
             control: Arbiter::start("janus-control").map_err(StartupError::Thread)?,
             homes: start_homes(config.home_threads()).map_err(StartupError::Thread)?,
@@ -502,6 +558,41 @@ fn tls_listeners(_: &Config, _: bool, none: Option<Arc<Tls>>) -> Result<Option<A
     Ok(none)
 }
 
+/// What the embedder adds to the HTTP port.
+struct HttpParts {
+    pass_on: Option<PassOn>,
+    publish_routes: Vec<PublishRoute>,
+    websockets: Vec<(PathPattern, WebSockets)>,
+}
+
+impl HttpParts {
+    fn add_to(&mut self, port: HttpPort) -> HttpPort {
+        let port = self.publish_routes.drain(..).fold(port, HttpPort::publish_route);
+        self.websockets.drain(..).fold(port, |port, (paths, protocols)| port.websocket(paths, protocols))
+    }
+}
+
+/// Checks that each path of the HTTP port belongs to one part of the program.
+fn check_paths(
+    websockets: &[(PathPattern, WebSockets)],
+    publish_routes: &[PublishRoute],
+    routes: &[HttpRoute],
+) -> Result<(), StartupError> {
+    let own = ["/ws", "/events"].map(PathPattern::exact);
+    let published: Vec<_> = publish_routes.iter().map(PublishRoute::path).collect();
+    for (at, (paths, _)) in websockets.iter().enumerate() {
+        apart(paths, own.iter().chain(&published).chain(websockets[..at].iter().map(|(paths, _)| paths)))?;
+    }
+    routes.iter().try_for_each(|route| apart(route.path(), own.iter().chain(websockets.iter().map(|(paths, _)| paths))))
+}
+
+fn apart<'a>(paths: &PathPattern, mut others: impl Iterator<Item = &'a PathPattern>) -> Result<(), StartupError> {
+    match others.find(|other| other.meets(paths)) {
+        Some(other) => Err(StartupError::Paths { one: other.clone(), other: paths.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// The listeners of the embedder.
 struct Given {
     ports: Vec<Port>,
@@ -527,7 +618,7 @@ fn endpoints(
     config: &Config,
     codecs: &Arc<Codecs>,
     mut given: Given,
-    (pass_on, publish_routes): (Option<PassOn>, Vec<PublishRoute>),
+    mut http_parts: HttpParts,
 ) -> Result<(Vec<Arc<Endpoint>>, Arc<HttpPort>), StartupError> {
     let (told, homes) = (Told::default(), config.home_threads());
     let bind = |addr| TcpPort::bind(addr, homes, config, &told).map_err(|source| StartupError::Bind { addr, source });
@@ -556,7 +647,7 @@ fn endpoints(
     let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| addr_of(port)));
     let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
     let http_port = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
-    let http_port = Arc::new(publish_routes.into_iter().fold(http_port, HttpPort::publish_route));
+    let http_port = Arc::new(http_parts.add_to(http_port));
     let http: Arc<dyn Codec> = Arc::clone(&http_port) as _;
 
     let mut bound: Vec<Bound> = Vec::new();
@@ -581,7 +672,7 @@ fn endpoints(
         bound.push(Bound { listens: Listens::Embedder(listener), codec, is_local, tls: None });
     }
     for Bound { listens, codec, is_local, tls } in bound {
-        let (codec_id, pass_on) = (codecs.register(&codec)?, pass_on.clone());
+        let (codec_id, pass_on) = (codecs.register(&codec)?, http_parts.pass_on.clone());
         let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
         match listens {
             Listens::Port(port) => Endpoint::add_port(&mut endpoints, port, &origin),

@@ -15,6 +15,7 @@ use crate::hooks::{Revocation, RevokeError, SlowClient};
 use crate::session::proxy_mapper::{ListSessions, Locate, ProxyMapper};
 use crate::session::{SessionInfo, SessionToken};
 use crate::supervision::in_words;
+use crate::wire::ClientId;
 
 impl Janus {
     /// Whether a further client would find a place among [`Config::max_connections`](crate::Config::max_connections),
@@ -109,6 +110,14 @@ impl Janus {
             slot.end(End::Disconnected { reconnect });
         }
         found.is_some()
+    }
+
+    /// The public name of the connection with this number, whether there is such a connection or not: a program that publishes
+    /// in the name of a client keeps the message from the client with [`Message::exclude`](crate::Message::exclude). The number
+    /// is that of [`Client::connection`](crate::hooks::Client::connection) and [`ConnectionInfo`].
+    #[must_use]
+    pub fn client_id(&self, connection: u64) -> ClientId {
+        ClientId::new(self.tables().terms.node(), connection)
     }
 
     /// Closes all connections of a user like [`disconnect`](Self::disconnect). Returns their number.

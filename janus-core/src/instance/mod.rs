@@ -13,6 +13,7 @@
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
 //! | `metrics.rs` | API | all figures as families of series |
 //! | `reload.rs` | API | other settings for a running instance |
+//! | `routes/` | API and tasks | requests of the HTTP port that the program answers |
 //! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
 //! | `stats.rs` | API | the figures of an instance |
@@ -32,6 +33,7 @@ pub(crate) mod janus;
 pub(crate) mod memory;
 mod metrics;
 pub(crate) mod reload;
+pub(crate) mod routes;
 pub(crate) mod serve;
 pub(crate) mod shared;
 pub(crate) mod stats;

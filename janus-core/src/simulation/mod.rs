@@ -323,7 +323,7 @@ fn config(chance: &Chance) -> Config {
 
 /// The modern protocol in WebSocket frames, without the request to upgrade.
 fn websocket(janus: &Janus) -> Arc<Origin> {
-    let codec: Arc<dyn Codec> = Arc::new(WebSocket);
+    let codec: Arc<dyn Codec> = Arc::new(WebSocket::v1());
     let codec_id = janus.tables().codecs().register(&codec).expect("it is the second");
     Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None, tls: None })
 }

@@ -265,8 +265,13 @@ impl Core {
         let messages = portion.iter().take_while(|(batch, _)| !batch.is_lost()).count();
         portion.truncate(messages);
         let next = portion.last().map_or(from, |(_, seqs)| seqs.end);
-        let messages = portion.into_iter().map(|(batch, seqs)| Messages::new(subscription, &batch, seqs));
-        (next, subscription.slot.replay(messages.collect(), tick))
+        let client = subscription.slot.client_id();
+        let messages: Vec<_> = portion
+            .iter()
+            .flat_map(|(batch, seqs)| batch.parts_for(client, seqs.clone()).map(move |seqs| (batch, seqs)))
+            .map(|(batch, seqs)| Messages::new(subscription, batch, seqs))
+            .collect();
+        (next, messages.is_empty() || subscription.slot.replay(messages, tick))
     }
 }
 

@@ -18,7 +18,8 @@ use crate::ground::trace::{self, Said, TraceKind};
 use crate::topic::table::LookUp;
 use crate::topic::{Enqueued, TopicError, TopicState, Topics, Waiter};
 use crate::wire::{
-    Epoch, ErrorCode, IdempotencyKey, Position, Publication, RequestId, ServerEvent, TopicName, data_of_bytes,
+    ClientId, Epoch, ErrorCode, Handling, IdempotencyKey, Position, Publication, RequestId, ServerEvent, TopicName,
+    data_of_bytes,
 };
 
 /// The longest name of a topic under any setting.
@@ -146,7 +147,8 @@ impl PublishError {
 pub struct Message {
     topic: TopicName,
     text: Arc<Text>,
-    key: Option<IdempotencyKey>,
+    /// In a box, because few publishers say anything.
+    handling: Option<Box<Handling>>,
 }
 
 /// The parts of a message besides its topic, each a JSON value, or for the data that of [`data_of_bytes`].
@@ -173,7 +175,7 @@ impl Message {
             data = value.to_owned();
         }
         let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
-        Ok(Self { topic, text: Arc::new(text), key: None })
+        Ok(Self { topic, text: Arc::new(text), handling: None })
     }
 
     /// A message whose payload is these bytes, with an empty event and message id.
@@ -207,7 +209,7 @@ impl Message {
     pub fn bytes(topic: &str, bytes: impl AsRef<[u8]>) -> Result<Self, PublishError> {
         let data = data_of_bytes(bytes.as_ref());
         let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
-        Ok(Self { topic: topic_name(topic)?, text: Arc::new(text), key: None })
+        Ok(Self { topic: topic_name(topic)?, text: Arc::new(text), handling: None })
     }
 
     /// Sets the message's `event`, a string.
@@ -228,8 +230,26 @@ impl Message {
     /// published, and its receipt is that of the first message, with [`again`](Receipt::again) true: a program that does not
     /// know whether a message was published may publish it again with the same key. In a cluster this holds on all nodes.
     #[must_use]
-    pub fn idempotency_key(self, key: IdempotencyKey) -> Self {
-        Self { key: Some(key), ..self }
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.handling.get_or_insert_default().key = Some(key);
+        self
+    }
+
+    /// Keeps the message from one client, mostly the client in whose name the program publishes; see
+    /// [`Publication::excluding`].
+    ///
+    /// ```
+    /// use janus_core::{ClientId, Message};
+    ///
+    /// let sender: ClientId = "718281828459045235.17".parse()?;
+    /// let message = Message::new("room:5", "hello")?.exclude(sender);
+    /// # let _ = message;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn exclude(mut self, client: ClientId) -> Self {
+        self.handling.get_or_insert_default().excluded = Some(client);
+        self
     }
 
     /// The same message for another topic, with the same text: a large message for many topics is held and checked
@@ -256,7 +276,7 @@ impl Message {
     ///
     /// [`PublishError::Invalid`] if a topic cannot have this name, as in [`new`](Self::new).
     pub fn for_topic(&self, topic: &str) -> Result<Self, PublishError> {
-        Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text), key: self.key.clone() })
+        Ok(Self { topic: topic_name(topic)?, text: Arc::clone(&self.text), handling: self.handling.clone() })
     }
 
     /// The message's topic.
@@ -284,13 +304,7 @@ impl Message {
                 "the message takes {length} bytes, and max_frame_bytes allows {limit}"
             )));
         }
-        Ok((
-            topic,
-            match self.key {
-                Some(key) => publication.with_key(key),
-                None => publication,
-            },
-        ))
+        Ok((topic, publication.with_handling(self.handling)))
     }
 }
 

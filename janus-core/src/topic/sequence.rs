@@ -181,6 +181,9 @@ impl Sequence {
         faults: &Faults,
     ) -> (Position, usize) {
         head.encode_message(self.open.buffer(), publication);
+        if let Some(client) = publication.excluded() {
+            self.open.exclude(client);
+        }
         faults.before_commit();
         let length = self.open.commit(now);
         let seq = self.next_seq;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::request::checked_topic_name;
-use super::{Command, FrameError, HttpRequest, Refusal, ServerEvent, Timestamp, TopicName};
+use super::{ClientId, Command, FrameError, HttpRequest, Refusal, ServerEvent, Timestamp, TopicName};
 
 /// The limits enforced by a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,13 @@ pub trait Decoder: Send {
     /// [`PassedOn::is_local`](crate::PassedOn::is_local).
     fn admit(&mut self, is_local: bool) {
         let _ = is_local;
+    }
+
+    /// The connection has been opened: the token of the session, a secret, and the public name of the connection, as in
+    /// [`ServerEvent::Opened`]. Called once, before the next command is decoded. After a [`Command::Attach`] the token may be
+    /// another, as [`ServerEvent::Attached`] says.
+    fn opened(&mut self, session: &str, client: ClientId) {
+        let _ = (session, client);
     }
 
     /// Whether the decoder waits for another request, after an earlier one was completed. Such a connection may be silent

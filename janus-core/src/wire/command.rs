@@ -175,6 +175,8 @@ pub struct Open {
     pub auth: Option<String>,
     /// The HTTP request at the start of the connection, if there was one.
     pub request: Option<Box<HttpRequest>>,
+    /// Request id, echoed in the answer.
+    pub id: RequestId,
 }
 
 impl fmt::Debug for Open {
@@ -183,6 +185,7 @@ impl fmt::Debug for Open {
             .field("session", &self.session.as_ref().map(|_| "…"))
             .field("auth", &self.auth.as_ref().map(|_| "…"))
             .field("request", &self.request)
+            .field("id", &self.id)
             .finish()
     }
 }

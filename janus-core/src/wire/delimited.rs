@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use super::request::unfinished;
 use super::{Command, Decoder, ErrorCode, FrameError, Limits};
 
-/// Splits a stream into frames, each ended by the same byte: the first step of many decoders.
+/// Splits a stream into frames, each ended by the same byte: the first step of many decoders. For frames that begin with
+/// their length see [`LengthPrefixed`](super::LengthPrefixed).
 ///
 /// It keeps the beginning of an unfinished frame and nothing else; a frame received in a single piece is not copied.
 ///
@@ -91,14 +92,44 @@ impl Delimited {
     }
 }
 
-/// See [`Delimited::decoder`].
-struct RequestDecoder<F> {
-    frames: Delimited,
-    parse: F,
+/// A way to split a stream into frames.
+pub(super) trait Frames: Send {
+    fn next<'i>(&mut self, input: &mut &'i [u8], max_bytes: usize) -> Option<Result<Cow<'i, [u8]>, FrameError>>;
+
+    fn is_mid_frame(&self) -> bool;
+
+    fn buffered(&self) -> usize;
+
+    fn memory(&self) -> usize;
 }
 
-impl<F> Decoder for RequestDecoder<F>
+impl Frames for Delimited {
+    fn next<'i>(&mut self, input: &mut &'i [u8], max_bytes: usize) -> Option<Result<Cow<'i, [u8]>, FrameError>> {
+        self.next(input, max_bytes)
+    }
+
+    fn is_mid_frame(&self) -> bool {
+        self.is_mid_frame()
+    }
+
+    fn buffered(&self) -> usize {
+        self.buffered()
+    }
+
+    fn memory(&self) -> usize {
+        self.memory()
+    }
+}
+
+/// See [`Delimited::decoder`].
+pub(super) struct RequestDecoder<S, F> {
+    pub(super) frames: S,
+    pub(super) parse: F,
+}
+
+impl<S, F> Decoder for RequestDecoder<S, F>
 where
+    S: Frames,
     F: FnMut(&[u8], &Limits) -> Result<Command, FrameError> + Send,
 {
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Base64, Epoch, ErrorCode, Limits, Position, RequestId, Since, Timestamp, TopicName};
+use super::{Base64, ClientId, Epoch, ErrorCode, Limits, Position, RequestId, Since, Timestamp, TopicName};
 
 /// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,11 @@ use super::{Base64, Epoch, ErrorCode, Limits, Position, RequestId, Since, Timest
 pub enum ServerEvent<'a> {
     /// The connection is open and the client is served.
     Opened {
-        /// The token of the session, for [`Open::session`](super::Open::session) or an attach.
+        /// The request, if there was one and if it had a number.
+        id: RequestId,
+        /// The public name of the connection.
+        client: ClientId,
+        /// The token of the session, a secret, for [`Open::session`](super::Open::session) or an attach.
         session: &'a str,
         /// Whether this is the session of the client's request.
         resumed: bool,

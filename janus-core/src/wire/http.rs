@@ -1,21 +1,25 @@
 //! The HTTP port: the head of a request decides what a connection becomes.
 //!
-//! `/ws` becomes a WebSocket, `/events` a stream of server-sent events, a request to a [`PublishRoute`] publishes and is
-//! answered here, and everything else is passed on with the bytes received. Behind an answer the connection is kept, and
-//! another request decides anew. This file also owns the parts common to all of them: the reading of a request's head, and
-//! the form of a refusal. `http/tests.rs` has the rules.
+//! `/ws` and the paths of other protocols become a WebSocket, `/events` a stream of server-sent events, a request to a
+//! [`PublishRoute`] publishes and is answered here, and everything else is passed on with the bytes received. Behind an answer
+//! the connection is kept, and another request decides anew. `http/tests.rs` has the rules.
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
 //! | `answer.rs` | pure: a writer | answers of kept connections, and the `Date` of all answers |
 //! | `body.rs` | pure: a reader | [`BodyReader`], the body of a request |
+//! | `error.rs` | pure: a value | [`HttpError`], what the sender of a refused request is told |
+//! | `head.rs` | pure: a reader | the head of a request |
+//! | `path.rs` | pure: a value | [`PathPattern`], the paths of a route |
 //! | `publishing.rs` | pure: a part of the codec | [`PublishRoute`], and requests that publish |
 
 mod answer;
 mod body;
+mod error;
+mod head;
+mod path;
 mod publishing;
 
-use std::fmt::Write as _;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,32 +27,28 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::http_request::trim_ows;
 use super::origins::{AllowedOrigins, host_and_port, is_site};
-use super::proxy_header::ProxyHeader;
-use super::publication::put_json_string;
 use super::sse::Sse;
-use super::websocket::WebSocket;
+use super::websocket::{self, Endpoint, WebSocket};
 use super::{
-    Codec, Command, Decoder, ErrorClass, ErrorCode, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing,
-    ServerEvent, Timestamp,
+    Codec, Command, Decoder, ErrorCode, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing, ServerEvent,
+    Timestamp,
 };
 pub use body::BodyReader;
+pub use error::HttpError;
+pub(super) use error::Reader;
+pub(crate) use error::reason_phrase;
+use head::check_passed_on;
+pub(super) use head::{Head, HeadReader};
+pub use path::{PathPattern, PathPatternError};
 use publishing::{Progress, Routes, Submission};
 pub use publishing::{PublishQuery, PublishRoute};
-
-/// The largest head of a request, in bytes, whatever `max_frame_bytes` says: a browser's cookies know nothing of that
-/// limit.
-pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
-
-/// The largest number of headers in a request.
-const MAX_HEADERS: usize = 64;
 
 /// How long, in seconds, a browser may remember the answer to a preflight.
 const PREFLIGHT_MAX_AGE: &str = "600";
 
-/// The codec of an HTTP port: [`WebSocket`] at `/ws`, [`Sse`] at `/events`, publications at each [`PublishRoute`], and
-/// [`Command::PassOn`] for every other path.
+/// The codec of an HTTP port: [`WebSocket`] at `/ws` and at the paths of other [protocols](Self::websocket), [`Sse`] at
+/// `/events`, publications at each [`PublishRoute`], and [`Command::PassOn`] for every other path.
 ///
 /// It reads a request and turns the connection into the requested protocol, or answers the request and reads the next. A
 /// request that cannot be served gets a status and a JSON body, `{"error":{"code":…,"message":…}}`. The connection is closed
@@ -69,12 +69,27 @@ const PREFLIGHT_MAX_AGE: &str = "600";
 /// assert!(decoder.take_received().starts_with(b"GET /api/topics"));
 /// ```
 #[derive(Clone, Debug)]
-pub struct HttpPort {
-    websocket: Arc<WebSocket>,
+pub struct HttpPort(Arc<Shared>);
+
+/// What the decoders of a port share.
+#[derive(Clone, Debug)]
+struct Shared {
     rules: Arc<ArcSwap<Rules>>,
     /// Empty if other machines can connect.
-    own_ports: Arc<[u16]>,
+    own_ports: Vec<u16>,
     routes: Routes,
+    websockets: Vec<Place>,
+    /// The number of codecs of WebSockets.
+    codecs: usize,
+}
+
+/// The WebSockets at a path.
+#[derive(Clone, Debug)]
+struct Place {
+    path: PathPattern,
+    endpoint: Endpoint,
+    /// The index of the endpoint's first codec in [`Codec::successors`].
+    first: usize,
 }
 
 /// The part that a program can change while connections come in.
@@ -82,7 +97,7 @@ pub struct HttpPort {
 struct Rules {
     allowed_origins: AllowedOrigins,
     /// The forms of an event stream, in the order of [`form`].
-    streams: [Arc<Sse>; 4],
+    streams: [Arc<Sse>; FORMS],
 }
 
 impl Rules {
@@ -96,11 +111,9 @@ impl Rules {
     }
 }
 
-/// The index of each codec in [`Codec::successors`]: the WebSocket, then the event streams in their order, then the codec of
-/// last answers.
-const WEBSOCKET: usize = 0;
-const FIRST_STREAM: usize = 1;
-const LAST_ANSWERS: usize = FIRST_STREAM + 4;
+/// The number of forms of an event stream. In [`Codec::successors`], the event streams follow the WebSockets, and the codec of
+/// last answers follows the event streams.
+const FORMS: usize = 4;
 
 /// The requested form of event stream: HTTP/1.0 has no chunks, and `events=native` makes the publisher's event the type
 /// of each server-sent event.
@@ -114,7 +127,30 @@ impl HttpPort {
     #[must_use]
     pub fn new(allowed_origins: AllowedOrigins, sse_retry: Duration) -> Self {
         let rules = Arc::new(ArcSwap::from_pointee(Rules::new(allowed_origins, sse_retry)));
-        Self { websocket: Arc::new(WebSocket), rules, own_ports: Arc::new([]), routes: Routes::default() }
+        let (own_ports, routes, websockets) = (Vec::new(), Routes::default(), Vec::new());
+        Self(Arc::new(Shared { rules, own_ports, routes, websockets, codecs: 0 }))
+            .websocket(PathPattern::exact("/ws"), Endpoint::new(WebSocket::v1()))
+    }
+
+    /// Adds the protocols of WebSockets at other paths. Where several patterns fit a path, the earliest counts, and the paths
+    /// of the port itself come first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use janus_core::wire::websocket::Endpoint;
+    /// use janus_core::wire::{AllowedOrigins, HttpPort, WebSocket};
+    ///
+    /// let port = HttpPort::new(AllowedOrigins::default(), Duration::from_secs(2));
+    /// let port = port.websocket("/app/*".parse()?, Endpoint::new(WebSocket::v1()));
+    /// # Ok::<_, janus_core::wire::PathPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn websocket(mut self, path: PathPattern, endpoint: Endpoint) -> Self {
+        let shared = Arc::make_mut(&mut self.0);
+        let first = shared.codecs;
+        shared.codecs += endpoint.codecs().count();
+        shared.websockets.push(Place { path, endpoint, first });
+        self
     }
 
     /// Replaces the origins and the time of [`new`](Self::new), for requests from then on.
@@ -127,13 +163,15 @@ impl HttpPort {
     /// port.set_rules(AllowedOrigins::new(["https://app.example"]), Duration::from_secs(5));
     /// ```
     pub fn set_rules(&self, allowed_origins: AllowedOrigins, sse_retry: Duration) {
-        self.rules.store(Arc::new(Rules::new(allowed_origins, sse_retry)));
+        self.0.rules.store(Arc::new(Rules::new(allowed_origins, sse_retry)));
     }
 
     /// Adds a path at which requests publish.
     #[must_use]
-    pub fn publish_route(self, route: PublishRoute) -> Self {
-        Self { routes: self.routes.with(route), ..self }
+    pub fn publish_route(mut self, route: PublishRoute) -> Self {
+        let shared = Arc::make_mut(&mut self.0);
+        shared.routes = shared.routes.with(route);
+        self
     }
 
     /// Adds protection for listeners on these ports, reachable only by programs of the same machine.
@@ -156,8 +194,9 @@ impl HttpPort {
     /// assert!(!is_served("evil.example:8080"));
     /// ```
     #[must_use]
-    pub fn for_this_machine(self, ports: impl IntoIterator<Item = u16>) -> Self {
-        Self { own_ports: ports.into_iter().collect(), ..self }
+    pub fn for_this_machine(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        Arc::make_mut(&mut self.0).own_ports = ports.into_iter().collect();
+        self
     }
 }
 
@@ -179,7 +218,7 @@ impl Codec for HttpPort {
         if let ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) = event {
             out.put_slice(&refused(refusal).response());
         } else {
-            self.routes.encode(event, false, out);
+            self.0.routes.encode(event, false, out);
         }
     }
 
@@ -189,19 +228,18 @@ impl Codec for HttpPort {
 
     fn successors(&self) -> Vec<Arc<dyn Codec>> {
         // These encode events, and no event depends on the rules.
-        let rules = self.rules.load();
+        let rules = self.0.rules.load();
         let streams = rules.streams.iter().map(|stream| Arc::clone(stream) as _);
         let last = Arc::new(LastAnswers(self.clone())) as _;
-        [Arc::clone(&self.websocket) as _].into_iter().chain(streams).chain([last]).collect()
+        let websockets = self.0.websockets.iter().flat_map(|place| place.endpoint.codecs());
+        websockets.chain(streams).chain([last]).collect()
     }
 }
 
 impl HttpPort {
     fn decoder_with(&self, outcome: Outcome, was_used: bool) -> PortDecoder {
         PortDecoder {
-            rules: Arc::clone(&self.rules),
-            own_ports: Arc::clone(&self.own_ports),
-            routes: self.routes.clone(),
+            port: Arc::clone(&self.0),
             head: HeadReader::default(),
             reader: Reader::default(),
             outcome,
@@ -226,7 +264,7 @@ impl Codec for LastAnswers {
     fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
         match event {
             ServerEvent::Refused(_) | ServerEvent::Bye(_) => self.0.encode(event, at, out),
-            event => self.0.routes.encode(event, true, out),
+            event => self.0.0.routes.encode(event, true, out),
         }
     }
 
@@ -249,9 +287,7 @@ fn refused(refusal: &Refusal<'_>) -> HttpError {
 }
 
 struct PortDecoder {
-    rules: Arc<ArcSwap<Rules>>,
-    own_ports: Arc<[u16]>,
-    routes: Routes,
+    port: Arc<Shared>,
     head: HeadReader,
     /// The reader of the answer, known once the head has been read.
     reader: Reader,
@@ -277,7 +313,7 @@ impl PortDecoder {
         // An event stream requested by a page from its own host has no `Origin`.
         let host = request.header("host").unwrap_or_default();
         let Some((name, Some(port))) = host_and_port(host, Some(80)) else { return Ok(()) };
-        if self.own_ports.contains(&port) && is_site(&name) && !allowed_origins.has_host(host) {
+        if self.port.own_ports.contains(&port) && is_site(&name) && !allowed_origins.has_host(host) {
             let message = format!(
                 "{name}:{port} refused: this server accepts only localhost or an IP address as host; if {name} is a name of \
                  this server, list http://{name}:{port} in allowed_origins"
@@ -290,13 +326,13 @@ impl PortDecoder {
     /// Decides what the connection becomes, and returns the command that answers the request.
     fn decide(&mut self, head: Head, limits: &Limits, rules: &Rules) -> Result<Command, HttpError> {
         let Head { request, received } = head;
+        if let Some(place) = self.port.websockets.iter().find(|place| place.path.fits(request.path())) {
+            self.check_origin(&request, &rules.allowed_origins)?;
+            let upgrade = place.endpoint.upgrade(request)?;
+            self.outcome = Outcome::Becomes(place.first + upgrade.place, upgrade.decoder);
+            return Ok(Command::Become(websocket::head(upgrade.headers)));
+        }
         match request.path() {
-            "/ws" => {
-                self.check_origin(&request, &rules.allowed_origins)?;
-                let answer = WebSocket::accept(&request)?;
-                self.outcome = Outcome::Becomes(WEBSOCKET, WebSocket::decoder_for(request));
-                Ok(Command::Become(answer))
-            }
             "/events" => {
                 self.check_origin(&request, &rules.allowed_origins)?;
                 if request.method == "OPTIONS" {
@@ -305,12 +341,12 @@ impl PortDecoder {
                 }
                 let form = form(&request);
                 let decoder = rules.streams[form].decoder_for(request, limits)?;
-                self.outcome = Outcome::Becomes(FIRST_STREAM + form, decoder);
+                self.outcome = Outcome::Becomes(self.port.codecs + form, decoder);
                 Ok(Command::Become(Bytes::new()))
             }
             _ => {
                 check_passed_on(&request)?;
-                match self.routes.submission(request) {
+                match self.port.routes.submission(request) {
                     Ok(submission) => {
                         self.outcome = Outcome::Submits(submission);
                         Ok(Command::Admit)
@@ -351,7 +387,7 @@ impl Decoder for PortDecoder {
         }
         let decided = match self.head.read(input)? {
             Ok(head) => {
-                let rules = self.rules.load_full();
+                let rules = self.port.rules.load_full();
                 self.reader = Reader::of(&head.request, &rules.allowed_origins);
                 self.decide(head, limits, &rules).map_err(|error| error.response_to(&self.reader))
             }
@@ -384,7 +420,7 @@ impl Decoder for PortDecoder {
     }
 
     fn closing(&self) -> Option<usize> {
-        Some(LAST_ANSWERS)
+        Some(self.port.codecs + FORMS)
     }
 
     fn buffered(&self) -> usize {
@@ -455,197 +491,12 @@ impl Decoder for PortDecoder {
     }
 }
 
-/// A refused request, as reported to its sender.
-///
-/// ```
-/// use janus_core::wire::HttpError;
-///
-/// let response = HttpError::new(404, "unknown_path", "nothing at this path").response();
-/// assert!(response.starts_with(b"HTTP/1.1 404 Not Found\r\n"));
-/// assert!(response.ends_with(br#"{"error":{"code":"unknown_path","message":"nothing at this path"}}"#));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{status} {code}: {message}")]
-pub struct HttpError {
-    /// The status of the response.
-    pub status: u16,
-    /// The reason, for programs: the name of an [`ErrorCode`] where a code fits.
-    pub code: &'static str,
-    /// The reason, for people, and what to do.
-    pub message: String,
-    /// When the same request may succeed, if known.
-    pub retry_after: Option<Duration>,
-}
-
-impl HttpError {
-    /// An error with this status.
-    #[must_use]
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
-    }
-
-    /// The body of the response, in JSON.
-    #[must_use]
-    pub fn body(&self) -> Bytes {
-        let mut body = BytesMut::new();
-        body.put_slice(b"{\"error\":{\"code\":");
-        put_json_string(&mut body, self.code);
-        body.put_slice(b",\"message\":");
-        put_json_string(&mut body, &self.message);
-        body.put_slice(b"}}");
-        body.freeze()
-    }
-
-    /// The headers required by the status, in addition to the headers of the body. A `connection` header is to be
-    /// merged with the response's own.
-    #[must_use]
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
-        let mut headers = Vec::new();
-        match self.status {
-            401 => headers.push(("www-authenticate", "Bearer".to_owned())),
-            405 => headers.push(("allow", "GET, HEAD".to_owned())),
-            // The list must name the required upgrade (RFC 9110, 15.5.22).
-            426 => headers.extend([
-                ("upgrade", "websocket".to_owned()),
-                ("connection", "upgrade".to_owned()),
-                ("sec-websocket-version", "13".to_owned()),
-            ]),
-            _ => {}
-        }
-        if let Some(time) = self.retry_after {
-            // Whole seconds, and never an invitation to come back at once.
-            headers.push(("retry-after", time.as_millis().div_ceil(1_000).max(1).to_string()));
-        }
-        headers
-    }
-
-    /// The whole response. The connection must be closed afterwards.
-    #[must_use]
-    pub fn response(&self) -> Bytes {
-        self.response_to(&Reader::default())
-    }
-
-    /// The same response, adapted to a request whose head could be read.
-    pub(super) fn response_to(&self, reader: &Reader) -> Bytes {
-        let body = self.body();
-        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
-        head.push_str(&reader.cors);
-        if !reader.cors.is_empty() {
-            head.push_str("access-control-expose-headers: retry-after\r\n");
-        }
-        let mut connection = "close".to_owned();
-        for (name, value) in self.headers() {
-            if name == "connection" {
-                connection = format!("{value}, {connection}");
-            } else {
-                let _ = write!(head, "{name}: {value}\r\n");
-            }
-        }
-        let length = body.len();
-        let _ = write!(
-            head,
-            "content-type: application/json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
-             date: {}\r\nconnection: {connection}\r\n\r\n",
-            date()
-        );
-        let body = if reader.asked_for_the_head { &[][..] } else { &body };
-        [head.as_bytes(), body].concat().into()
-    }
-}
-
-/// The reader of an answer, described by the request.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
-    /// Header lines that let the requesting page read the answer.
-    cors: String,
-    /// Whether nothing may follow the head of the response (RFC 9110, 9.3.2).
-    pub(super) asked_for_the_head: bool,
-}
-
-impl Reader {
-    pub(super) fn of(request: &HttpRequest, allowed_origins: &AllowedOrigins) -> Self {
-        Self { cors: allowed_origins.cors(request), asked_for_the_head: request.method == "HEAD" }
-    }
-}
-
-impl From<&Refusal<'_>> for HttpError {
-    fn from(refusal: &Refusal<'_>) -> Self {
-        let status = refusal.status.unwrap_or_else(|| refusal.code.http_status());
-        let can_come_back = matches!(status, 429 | 503) && refusal.code.class() != ErrorClass::DoNot;
-        let retry_after = refusal.reconnect_after.or_else(|| can_come_back.then_some(Duration::from_secs(1)));
-        Self { status, code: refusal.code.as_str(), message: refusal.message.to_owned(), retry_after }
-    }
-}
-
-impl From<super::websocket::UpgradeError> for HttpError {
-    fn from(error: super::websocket::UpgradeError) -> Self {
-        let code = match error.status {
-            405 => "method_not_allowed",
-            426 => "upgrade_required",
-            _ => ErrorCode::BadOpen.as_str(),
-        };
-        Self::new(error.status, code, error.message)
-    }
-}
-
-fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        413 => "Content Too Large",
-        415 => "Unsupported Media Type",
-        426 => "Upgrade Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        503 => "Service Unavailable",
-        // A client must understand the class of a status, and must not need the words.
-        _ => "Refused",
-    }
-}
-
 /// Told to a request with a body: a WebSocket or event stream does not begin with a body, and its bytes would be
 /// mistaken for something else.
 pub(super) const NO_BODY: &str = "a request to this path must not have a body";
 
-/// Refuses heads that the HTTP server behind the port would refuse without an explanation in the body.
-fn check_passed_on(request: &HttpRequest) -> Result<(), HttpError> {
-    let target = request.target.split('#').next().unwrap_or_default();
-    let is_known = target.starts_with('/') || target == "*" || request.method == "CONNECT";
-    if !is_known || target.contains(['"', '<', '>']) || request.path().contains('`') {
-        return Err(bad_head("the target must be a path with special characters escaped"));
-    }
-    let mut lengths = request.headers_named("content-length");
-    let length = lengths.next();
-    let is_number = |length: &str| {
-        length.bytes().all(|byte| byte.is_ascii_digit()) && length.parse().is_ok_and(|length: u64| length >> 63 == 0)
-    };
-    // A server in front may go by the one or by the other of two equal lengths, and by neither of two unequal ones.
-    if !length.is_none_or(is_number) || lengths.next().is_some() {
-        return Err(bad_head("Content-Length must be a single number"));
-    }
-    if let Some(coding) = request.headers_named("transfer-encoding").last() {
-        if length.is_some() {
-            return Err(bad_head(body::TWO_LENGTHS));
-        }
-        if request.is_http_1_0 {
-            return Err(bad_head("HTTP/1.0 has no Transfer-Encoding"));
-        }
-        let last = trim_ows(coding.rsplit(',').next().unwrap_or_default());
-        if !last.eq_ignore_ascii_case("chunked") {
-            return Err(bad_head("the last Transfer-Encoding must be chunked"));
-        }
-    }
-    Ok(())
-}
-
 /// The value of a response's `Date`.
-pub(super) fn date() -> String {
+pub(crate) fn date() -> String {
     answer::with_date(str::to_owned)
 }
 
@@ -657,139 +508,6 @@ fn preflight(cors: &str) -> Bytes {
          access-control-max-age: {PREFLIGHT_MAX_AGE}\r\nconnection: close\r\n\r\n"
     )
     .into()
-}
-
-/// The head of a request.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) request: HttpRequest,
-    /// The bytes of the head, as received.
-    pub(super) received: Vec<u8>,
-}
-
-/// Collects the head of a request, however its bytes are split between reads.
-#[derive(Debug, Default)]
-pub(super) struct HeadReader {
-    kept: Vec<u8>,
-    /// Whether the current line has had nothing but a carriage return so far.
-    line_is_empty: bool,
-    /// Whether the last byte is a carriage return.
-    after_cr: bool,
-    /// Empty lines before the head are ignored, but count against its length.
-    skipped: usize,
-    over: bool,
-}
-
-impl HeadReader {
-    /// Takes bytes up to the end of the head. No byte is searched twice. Bytes that cannot belong to a head are refused
-    /// at once: a client with another protocol need not wait for a timeout.
-    pub(super) fn read(&mut self, input: &mut &[u8]) -> Option<Result<Head, HttpError>> {
-        if self.over {
-            *input = &[];
-            return None;
-        }
-        while self.kept.is_empty() && matches!(input.first(), Some(b'\r' | b'\n')) {
-            *input = &input[1..];
-            self.skipped += 1;
-        }
-        let read = self.take_head(input)?;
-        self.over = true;
-        Some(read.and_then(|()| parse(mem::take(&mut self.kept))))
-    }
-
-    fn take_head(&mut self, input: &mut &[u8]) -> Option<Result<(), HttpError>> {
-        let room = MAX_HEAD_BYTES.saturating_sub(self.kept.len() + self.skipped);
-        for (at, &byte) in input.iter().enumerate() {
-            if at == room {
-                let message = format!("request head longer than the limit of {MAX_HEAD_BYTES} bytes");
-                return Some(Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message)));
-            }
-            // Where servers disagree about the end of a line, they disagree about the end of a head.
-            if mem::replace(&mut self.after_cr, byte == b'\r') != (byte == b'\n') {
-                return Some(Err(bad_head("a line must end with CR and LF")));
-            }
-            match byte {
-                b'\n' if self.line_is_empty => {
-                    self.kept.extend_from_slice(&input[..=at]);
-                    *input = &input[at + 1..];
-                    return Some(Ok(()));
-                }
-                b'\n' => self.line_is_empty = true,
-                b'\r' => {}
-                // The rest of the first line of such a header looks like empty lines.
-                0 if self.kept.is_empty() && ProxyHeader::continues(&input[at + 1..]) => {
-                    return Some(Err(bad_head(ProxyHeader::UNEXPECTED)));
-                }
-                0..0x20 | 0x7f if byte != b'\t' => {
-                    let message = "this port speaks HTTP, and these bytes are not HTTP: check the port; TLS must end at a proxy \
-                                   in front of the server";
-                    return Some(Err(HttpError::new(400, ErrorCode::BadFrame.as_str(), message)));
-                }
-                _ => self.line_is_empty = false,
-            }
-        }
-        if room == 0 && self.kept.is_empty() && self.skipped > 0 {
-            return Some(Err(bad_head("too many empty lines before the request")));
-        }
-        self.kept.extend_from_slice(input);
-        *input = &[];
-        None
-    }
-
-    pub(super) fn is_mid_head(&self) -> bool {
-        !self.over && (!self.kept.is_empty() || self.skipped > 0)
-    }
-
-    pub(super) fn buffered(&self) -> usize {
-        self.kept.len()
-    }
-
-    pub(super) fn memory(&self) -> usize {
-        self.kept.capacity()
-    }
-}
-
-fn parse(received: Vec<u8>) -> Result<Head, HttpError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut head = httparse::Request::new(&mut headers);
-    match head.parse(&received) {
-        Ok(httparse::Status::Complete(length)) if length == received.len() => {}
-        Ok(_) => return Err(bad_head("malformed end of a line")),
-        Err(httparse::Error::TooManyHeaders) => {
-            let message = format!("request with more than {MAX_HEADERS} headers");
-            return Err(HttpError::new(431, ErrorCode::FrameTooLarge.as_str(), message));
-        }
-        Err(_) if ProxyHeader::begins(&received) => return Err(bad_head(ProxyHeader::UNEXPECTED)),
-        Err(error) => return Err(bad_head(&error.to_string())),
-    }
-    let (Some(method), Some(target), Some(minor_version)) = (head.method, head.path, head.version) else {
-        return Err(bad_head("the request line is incomplete"));
-    };
-    let headers: Vec<(String, String)> = head
-        .headers
-        .iter()
-        .map(|header| (header.name.to_ascii_lowercase(), trim_ows(&String::from_utf8_lossy(header.value)).to_owned()))
-        .collect();
-    let (method, target) = (method.to_owned(), target.to_owned());
-    let request = HttpRequest { method, target, headers, is_http_1_0: minor_version == 0 };
-    let is_absolute = !request.target.starts_with('/') && request.target.contains("://");
-    let hosts: Vec<&str> = request.headers_named("host").collect();
-    match hosts[..] {
-        // If the target has no host of its own, an empty `Host` names no host at all (RFC 9110, 4.2.1).
-        [host] if host.is_empty() && is_absolute || host_and_port(host, None).is_some() => {}
-        [_] => return Err(bad_head("Host must be a host with an optional port")),
-        [] if minor_version == 0 => {}
-        _ => return Err(bad_head("exactly one Host header is required")),
-    }
-    let request = request.into_origin_form();
-    if is_absolute && request.header("host").is_none_or(|host| host_and_port(host, None).is_none()) {
-        return Err(bad_head("the target names no host"));
-    }
-    Ok(Head { request, received })
-}
-
-fn bad_head(why: &str) -> HttpError {
-    HttpError::new(400, ErrorCode::BadFrame.as_str(), format!("not an HTTP request: {why}"))
 }
 
 #[cfg(test)]

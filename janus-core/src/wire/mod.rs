@@ -11,7 +11,7 @@
 //! | `error.rs` | pure: a table | every [`ErrorCode`] with number, class and HTTP status; [`FrameError`] |
 //! | `classic.rs` | pure: a codec | the NUL-framed protocol of 2009, with the actions added by this project |
 //! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
-//! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455) around `janus.v1.json` |
+//! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455), and the contract of the protocols in its messages; its parts are in `websocket/` |
 //! | `sse.rs` | pure: a codec | server-sent events |
 //! | `http.rs` | pure: a codec | the HTTP port: the head of a request, and what the connection becomes; its parts are in `http/` |
 //! | `origins.rs` | pure: a rule | the origins whose pages may connect |
@@ -19,10 +19,12 @@
 //! | `forwarded.rs` | pure: a reader | [`ForwardedClient`], a client behind proxies that speak HTTP |
 //! | `proxy_header.rs` | pure: a reader | [`ProxyHeader`], a client behind a proxy that speaks the PROXY protocol |
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
+//! | `length_prefixed.rs` | pure: a decoder | [`LengthPrefixed`], frames that begin with their length |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text or bytes, carried and never re-encoded |
 //! | `base64.rs` | pure: a value | [`Base64`], bytes inside JSON |
+//! | `client_id.rs` | pure: a value | [`ClientId`], the public name of a connection |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
 //! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
@@ -36,6 +38,7 @@
 
 mod base64;
 pub mod classic;
+mod client_id;
 mod codec;
 mod command;
 mod delimited;
@@ -46,6 +49,7 @@ mod http;
 mod http_request;
 mod idempotency;
 pub(crate) mod json;
+mod length_prefixed;
 mod object;
 mod origins;
 mod peer;
@@ -64,16 +68,18 @@ pub mod websocket;
 pub use bytes::{Bytes, BytesMut};
 
 pub use base64::{Base64, Base64Error};
+pub use client_id::{ClientId, ClientIdError};
 pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
 pub use command::{Command, Credentials, Open, RequestId};
 pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
-pub use http::{BodyReader, HttpError, HttpPort, PublishQuery, PublishRoute};
+pub use http::{BodyReader, HttpError, HttpPort, PathPattern, PathPatternError, PublishQuery, PublishRoute};
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
+pub use length_prefixed::{LengthPrefix, LengthPrefixed};
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
 pub use position::{Epoch, EpochError, Position, PositionError, Since, SinceError};
@@ -84,5 +90,7 @@ pub use timestamp::Timestamp;
 pub use topic_name::{TopicName, TopicNameError};
 pub use websocket::WebSocket;
 
+/// For answers of routes.
+pub(crate) use http::{date as http_date, reason_phrase};
 /// For stored messages in their classic form.
-pub(crate) use publication::{data_of_bytes, json_and_base64, put_decimal, put_json_string};
+pub(crate) use publication::{Handling, data_of_bytes, json_and_base64, put_decimal, put_json_string};

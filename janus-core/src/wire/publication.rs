@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::base64::{self, Base64};
 use super::json::{self, JsonError};
-use super::{IdempotencyKey, TopicName};
+use super::{ClientId, IdempotencyKey, TopicName};
 
 /// A message before it has its place in a topic's order: JSON text or bytes, carried and never re-encoded.
 ///
@@ -24,8 +24,17 @@ pub struct Publication {
     topic_end: usize,
     event_end: usize,
     message_id_end: usize,
-    /// In a box, because few publishers give a key.
-    key: Option<Box<IdempotencyKey>>,
+    /// In a box, because few publishers say anything.
+    handling: Option<Box<Handling>>,
+}
+
+/// What a publisher says about a message besides its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handling {
+    /// The key against repetitions.
+    pub(crate) key: Option<IdempotencyKey>,
+    /// The one client that does not get the message.
+    pub(crate) excluded: Option<ClientId>,
 }
 
 const TOPIC: &[u8] = b"\"topic\":";
@@ -156,7 +165,7 @@ impl Publication {
         debug_assert_eq!(topic_end + parts.len(), tail.len());
         let event_end = topic_end + EVENT.len() + parts.event.len();
         let message_id_end = event_end + MESSAGE_ID.len() + parts.message_id.len();
-        Self { tail, topic_end, event_end, message_id_end, key: None }
+        Self { tail, topic_end, event_end, message_id_end, handling: None }
     }
 
     /// The same message with other data, checked and without surrounding white space. `room` finds shared memory for this
@@ -173,7 +182,7 @@ impl Publication {
         };
         let tail = room(length).map_or_else(|| write(&mut BytesMut::with_capacity(length)), write);
         let Self { topic_end, event_end, message_id_end, .. } = *self;
-        Self { tail, topic_end, event_end, message_id_end, key: None }
+        Self { tail, topic_end, event_end, message_id_end, handling: None }
     }
 
     /// The topic's name as a JSON string.
@@ -213,13 +222,40 @@ impl Publication {
     /// The same message with a key against repetitions.
     #[must_use]
     pub fn with_key(self, key: IdempotencyKey) -> Self {
-        Self { key: Some(Box::new(key)), ..self }
+        self.handled(|handling| handling.key = Some(key))
     }
 
     /// The key against repetitions, if the publisher has given one.
     #[must_use]
     pub fn key(&self) -> Option<&IdempotencyKey> {
-        self.key.as_deref()
+        self.handling.as_ref()?.key.as_ref()
+    }
+
+    /// The same message, not to be delivered to this client: mostly its sender, which has shown the message already.
+    ///
+    /// The connection of this name does not get the message, on whichever node of a cluster. Its number is left out of what the
+    /// connection receives, and is no gap. A client that comes back over a new connection, and a reader of the history, find
+    /// the message like any other.
+    #[must_use]
+    pub fn excluding(self, client: ClientId) -> Self {
+        self.handled(|handling| handling.excluded = Some(client))
+    }
+
+    /// The client that does not get the message.
+    #[must_use]
+    #[inline]
+    pub fn excluded(&self) -> Option<ClientId> {
+        self.handling.as_ref()?.excluded
+    }
+
+    /// The same message, handled like this.
+    pub(crate) fn with_handling(self, handling: Option<Box<Handling>>) -> Self {
+        Self { handling, ..self }
+    }
+
+    fn handled(mut self, handle: impl FnOnce(&mut Handling)) -> Self {
+        handle(self.handling.get_or_insert_default());
+        self
     }
 
     /// Bytes of the kept text, nearly the length of a frame.

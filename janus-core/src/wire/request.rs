@@ -243,7 +243,8 @@ mod tests {
     }
 
     fn decoded_by_v1(texts: &[String]) -> Vec<Decoded> {
-        let mut decoder = v1::RequestDecoder::continued(true);
+        let mut decoder = v1::RequestDecoder::new();
+        decoder.continue_from(true);
         let decode = |text: &String| {
             decoder.decode(text, 1_000, &LIMITS).map(|request| match request {
                 v1::Request::Command(command) => command,

@@ -129,13 +129,13 @@ mod tests {
         let frames = [&hello[..], &again, &again].concat();
         for length in [1, 7, 10_000] {
             assert_eq!(decoded(Classic.decoder(), &subscribe.repeat(3), length), (3, 0));
-            assert_eq!(decoded(WebSocket.decoder(), &frames, length), (3, 0), "the hello is not forgotten");
+            assert_eq!(decoded(WebSocket::v1().decoder(), &frames, length), (3, 0), "the hello is not forgotten");
         }
     }
 
     #[test]
     fn the_end_of_a_stream_at_rest_is_no_error() {
-        for mut decoder in [Classic.decoder(), WebSocket.decoder()] {
+        for mut decoder in [Classic.decoder(), WebSocket::v1().decoder()] {
             assert_eq!(decoder.decode(&mut &[][..], &LIMITS), None);
             assert_eq!(decoder.finish(&LIMITS), None);
             let mut more = &b"more"[..];

@@ -10,11 +10,11 @@ use bytes::{BufMut, BytesMut};
 
 use super::json::{self, Members, Reader};
 use super::object::Object;
-use super::publication::{put_decimal, put_event_id_and_payload};
+use super::publication::{Handling, put_decimal, put_event_id_and_payload};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{
-    Base64, Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError, Limits, NumberedMessage,
-    Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
+    Base64, ClientId, ClientIdError, Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError,
+    Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
 };
 
 pub mod client;
@@ -126,9 +126,9 @@ impl RequestDecoder {
         self.opened
     }
 
-    /// A decoder that continues between two frames.
-    pub(super) fn continued(opened: bool) -> Self {
-        Self { opened, batch: None }
+    /// Continues where another decoder was, between two frames.
+    pub(super) fn continue_from(&mut self, opened: bool) {
+        self.opened = opened;
     }
 
     /// Releases the memory shared by the publications of a read.
@@ -148,6 +148,7 @@ struct Fields<'a> {
     session: Option<&'a str>,
     auth: Option<&'a str>,
     key: Option<&'a str>,
+    exclude: Option<&'a str>,
     /// A known key found twice.
     duplicate: Option<&'static str>,
 }
@@ -170,10 +171,11 @@ impl<'a> Fields<'a> {
             "session",
             "auth",
             "idempotency_key",
+            "exclude",
             "data_base64",
         ];
         let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
-        let [kind, id, topic, event, message_id, data, since, session, auth, key, base64] = values;
+        let [kind, id, topic, event, message_id, data, since, session, auth, key, exclude, base64] = values;
         // Many serializers write null for an optional key without a value. The parts of a message may be null.
         let given = |raw: Option<&'a str>| raw.filter(|raw| *raw != "null");
         Ok(Self {
@@ -184,6 +186,7 @@ impl<'a> Fields<'a> {
             session: given(session),
             auth: given(auth),
             key: given(key),
+            exclude: given(exclude),
             duplicate: first_of(twice, keys),
         })
     }
@@ -195,7 +198,7 @@ impl<'a> Fields<'a> {
         let text = |raw: Option<&str>| {
             raw.map(|raw| json::string(raw).map(Into::into).ok_or_else(session_and_auth_must_be_strings)).transpose()
         };
-        Ok(Open { session: text(self.session)?, auth: text(self.auth)?, request: None })
+        Ok(Open { session: text(self.session)?, auth: text(self.auth)?, ..Open::default() })
     }
 
     fn request(
@@ -222,10 +225,10 @@ impl<'a> Fields<'a> {
                     return Err(data_is_missing());
                 }
                 let id = self.id()?;
-                let key = self.key()?;
+                let (key, excluded) = (self.key()?, self.excluded()?);
                 let (topic, mut publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
-                if let Some(key) = key {
-                    publication = publication.with_key(key);
+                if key.is_some() || excluded.is_some() {
+                    publication = publication.with_handling(Some(Box::new(Handling { key, excluded })));
                 } else if let (Some(batch), None, Some(data), None) = (batch, id, data, base64) {
                     batch.note_opening(text, data, PUBLISH_END, (&topic, &publication));
                 }
@@ -247,6 +250,11 @@ impl<'a> Fields<'a> {
     fn key(&self) -> Result<Option<IdempotencyKey>, FrameError> {
         let key = |raw| json::string(raw).and_then(|text| text.parse().ok()).ok_or_else(bad_key);
         self.key.map(key).transpose()
+    }
+
+    fn excluded(&self) -> Result<Option<ClientId>, FrameError> {
+        let client = |raw| json::string(raw).and_then(|text| text.parse().ok()).ok_or_else(bad_exclude);
+        self.exclude.map(client).transpose()
     }
 
     fn credentials(&self) -> Result<Credentials, FrameError> {
@@ -314,6 +322,10 @@ fn bad_key() -> FrameError {
     FrameError::new(ErrorCode::BadPublish, format!("\"idempotency_key\": {IdempotencyKeyError}"))
 }
 
+fn bad_exclude() -> FrameError {
+    FrameError::new(ErrorCode::BadPublish, format!("\"exclude\": {ClientIdError}"))
+}
+
 fn bad_since() -> FrameError {
     FrameError::new(
         ErrorCode::BadRequest,
@@ -327,13 +339,14 @@ fn bad_since() -> FrameError {
 pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
     match *event {
         ServerEvent::Message(message) => encode_message(&message, out),
-        ServerEvent::Opened { session, resumed, limits, heartbeat, expires } => {
+        ServerEvent::Opened { id, client, session, resumed, limits, heartbeat, expires } => {
             let Limits { max_frame_bytes, max_topic_bytes, max_topics } = *limits;
             let limits = format!(
                 "{{\"max_frame_bytes\":{max_frame_bytes},\"max_topic_bytes\":{max_topic_bytes},\
                  \"max_topics\":{max_topics}}}"
             );
-            let frame = frame(out, "welcome").text("session", session).raw("resumed", bool_text(resumed));
+            let frame = frame(out, "welcome").id(id).text("session", session).text("client", &client.to_string());
+            let frame = frame.raw("resumed", bool_text(resumed));
             with_expiry(frame.raw("limits", &limits).number("heartbeat_ms", millis(heartbeat)), expires).end();
         }
         ServerEvent::Refreshed { id, expires } => with_expiry(frame(out, "refreshed").id(id), expires).end(),

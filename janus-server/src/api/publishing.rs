@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use janus_core::wire::{Base64, ErrorCode, HttpError, PublishQuery};
-use janus_core::{Janus, Message, PublishError, Receipt};
+use janus_core::{ClientId, Janus, Message, PublishError, Receipt};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
@@ -26,18 +26,18 @@ const PORTION_TOPICS: usize = 64;
 impl Api {
     pub(super) async fn publish(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
         let traceparent = traceparent::of(request.headers());
-        let (topic, event, message_id, payload) = if has_type(&request, "application/octet-stream") {
-            let PublishQuery { topic, event, message_id, .. } =
+        let (topic, event, message_id, payload, exclude) = if has_type(&request, "application/octet-stream") {
+            let PublishQuery { topic, event, message_id, exclude, .. } =
                 PublishQuery::parse(request.uri().query().unwrap_or_default())
                     .map_err(|error| HttpError::new(400, error.code.as_str(), error.message))?;
-            (topic, event, message_id, Payload::Bytes(self.bytes(request).await?))
+            (topic, event, message_id, Payload::Bytes(self.bytes(request).await?), exclude)
         } else {
-            let Publish { topic, event, message_id, data, data_base64 } = self.body(request).await?;
-            (topic, event, message_id, Payload::of(data, data_base64)?)
+            let Publish { topic, event, message_id, data, data_base64, exclude } = self.body(request).await?;
+            (topic, event, message_id, Payload::of(data, data_base64)?, exclude)
         };
         self.check_topic(&topic)?;
         traceparent::note(traceparent.as_deref(), &topic);
-        let message = message(&topic, &event, &message_id, &payload)?;
+        let message = message(&topic, &event, &message_id, &payload, exclude)?;
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,
             Err(error) => Err(error),
@@ -47,7 +47,7 @@ impl Api {
     }
 
     pub(super) async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Broadcast { topics, event, message_id, data, data_base64 } = request;
+        let Broadcast { topics, event, message_id, data, data_base64, exclude } = request;
         let payload = Payload::of(data, data_base64)?;
         let count = topics.len();
         if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
@@ -64,7 +64,7 @@ impl Api {
                 HttpError { message, ..error }
             })?;
         }
-        let message = message(&topics[0], &event, &message_id, &payload)?;
+        let message = message(&topics[0], &event, &message_id, &payload, exclude)?;
         drop(payload);
         Ok(publish_to_all(&self.janus, &message, &topics).await)
     }
@@ -94,13 +94,23 @@ impl Payload {
     }
 }
 
-fn message(topic: &str, event: &str, message_id: &str, payload: &Payload) -> Result<Message, HttpError> {
+fn message(
+    topic: &str,
+    event: &str,
+    message_id: &str,
+    payload: &Payload,
+    exclude: Option<ClientId>,
+) -> Result<Message, HttpError> {
     let message = match payload {
         Payload::Json(data) => Message::new(topic, data),
         Payload::Bytes(bytes) => Message::bytes(topic, bytes),
     };
     let message = message.map_err(|error| publish_error(&error))?;
-    Ok(message.event(event).message_id(message_id))
+    let message = message.event(event).message_id(message_id);
+    Ok(match exclude {
+        Some(client) => message.exclude(client),
+        None => message,
+    })
 }
 
 /// Publishes a message to these topics, and answers with the outcome on each.
@@ -155,6 +165,7 @@ pub(super) struct Publish {
     data: Option<Box<RawValue>>,
     #[serde(default)]
     data_base64: Option<String>,
+    exclude: Option<ClientId>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -169,6 +180,7 @@ pub(super) struct Broadcast {
     data: Option<Box<RawValue>>,
     #[serde(default)]
     data_base64: Option<String>,
+    exclude: Option<ClientId>,
 }
 
 /// A value that is there: serde would take `null` for none.

@@ -74,10 +74,10 @@ impl Transport {
                 // The first frame has its time from now on.
                 return self.slot.set_unfinished(self.is_awaited(), true, self.shared.clock.tick());
             }
-            Err(refused) => return self.refuse_client(refused),
+            Err(refused) => return self.refuse_client(open.id, refused),
         };
         if self.count_for_user(&identity.user, open.session.as_deref()).is_err() {
-            return self.say_bye(None, ErrorCode::TooManyConnections, USER_FULL);
+            return self.say_bye(open.id, ErrorCode::TooManyConnections, USER_FULL);
         }
         self.rare.forget_due();
         let client = self.adopt(&identity);
@@ -102,15 +102,15 @@ impl Transport {
     /// other client.
     pub(super) fn refuse_without_proof(&mut self) -> bool {
         let Some(refused) = self.rare.due_mut().and_then(|due| due.lacking.take()) else { return false };
-        self.refuse_client(refused);
+        self.refuse_client(None, refused);
         true
     }
 
-    fn refuse_client(&mut self, Refused { code, message, retry_after, .. }: Refused) {
+    fn refuse_client(&mut self, id: RequestId, Refused { code, message, retry_after, .. }: Refused) {
         log_client!(self, log::Level::Debug, [code:%], "{code}: {message}");
         let usual = refusal(code, &message);
         let reconnect_after = retry_after.or(usual.reconnect_after);
-        self.say_goodbye(Refusal { reconnect_after, ..usual });
+        self.say_goodbye(Refusal { id, reconnect_after, ..usual });
     }
 
     /// Refuses an identity that has ended or was revoked, whatever the hook says.
@@ -207,7 +207,7 @@ impl Transport {
         let (id, identity) = match (renewal, identity) {
             (Renewal::Refresh(id), Ok(identity)) => (id, identity),
             (Renewal::First, Ok(identity)) => (None, identity),
-            (Renewal::First, Err(refused)) => return self.refuse_client(refused),
+            (Renewal::First, Err(refused)) => return self.refuse_client(None, refused),
             (Renewal::Refresh(id), Err(Refused { code, message, .. })) => {
                 // The codes for a refused connection would close this connection.
                 let code = if code.closes() { ErrorCode::Forbidden } else { code };

@@ -65,8 +65,12 @@ impl Transport {
             self.expect_silence();
         }
         self.note_opened();
+        let (session, client) = (self.session.token.to_hex(), self.slot.client_id());
+        self.decoder.opened(&session, client);
         self.slot.tell(&ServerEvent::Opened {
-            session: &self.session.token.to_hex(),
+            id: open.id,
+            client,
+            session: &session,
             resumed,
             limits: &shared.wire_limits(),
             heartbeat: shared.config().heartbeat_interval,

@@ -42,10 +42,46 @@ impl Slot {
     /// under the slot's lock together with the send. Returns what has been sent or queued.
     pub(crate) fn deliver(&self, subscription: &Arc<Subscription>, batch: &Arc<Batch>, tick: Tick) -> Delivered {
         let mut out = self.out.lock();
+        if batch.exclusions().is_some_and(|exclusions| exclusions.name(self.client_id())) {
+            return self.deliver_parts(&mut out, subscription, batch, tick);
+        }
         match self.unsent(subscription, batch, tick) {
             Some(unsent) => self.deliver_locked(&mut out, &unsent),
             None => Delivered::default(),
         }
+    }
+
+    /// The same for a client that does not get some of the messages.
+    #[cold]
+    fn deliver_parts(
+        &self,
+        out: &mut Out,
+        subscription: &Arc<Subscription>,
+        batch: &Arc<Batch>,
+        tick: Tick,
+    ) -> Delivered {
+        let (next_seq, end) = (subscription.next_seq.load(Ordering::Relaxed), batch.last_seq() + 1);
+        if next_seq >= end {
+            return Delivered::default();
+        }
+        let view = batch.view(subscription.codec(), &self.terms.codecs);
+        let mut delivered = Delivered::default();
+        for seqs in batch.parts_for(self.client_id(), next_seq.max(batch.first_seq())..end) {
+            let bytes = &view.bytes()[view.range(seqs.clone())];
+            let sent = self.send_now(out, bytes);
+            let part = self.queue_rest(out, (subscription, batch), seqs, bytes.len(), sent);
+            delivered.messages += part.messages;
+            delivered.bytes += part.bytes;
+        }
+        if !subscription.tells() {
+            // The client counts the messages, and its count leads to no position any more.
+            subscription.set_lossy();
+        }
+        subscription.next_seq.store(end, Ordering::Relaxed);
+        if delivered.messages > 0 {
+            self.quiet_since.set(tick);
+        }
+        delivered
     }
 
     /// What `subscription` has not been sent of `batch`; `None` if nothing is left. The slot must be locked, and remain
@@ -86,22 +122,33 @@ impl Slot {
     #[inline]
     fn conclude(&self, out: &mut Out, unsent: &Unsent<'_>, sent: Option<usize>) -> Delivered {
         let Unsent { subscription, batch, tick, seqs: Range { start, end }, .. } = *unsent;
-        let length = unsent.bytes().len();
-        let mut delivered = Delivered::default();
-        if let Some(sent) = sent {
-            delivered = Delivered { messages: end - start, bytes: length };
-            if sent < length {
-                let mut messages = Messages::new(subscription, batch, start..end);
-                messages.advance(sent);
-                if sent > 0 {
-                    self.wait(out, |queue| queue.admit_started(Entry::Messages(messages)));
-                } else {
-                    self.queue_messages(out, messages);
-                }
-            }
-        }
+        let delivered = self.queue_rest(out, (subscription, batch), start..end, unsent.bytes().len(), sent);
         subscription.next_seq.store(end, Ordering::Relaxed);
         self.quiet_since.set(tick);
+        delivered
+    }
+
+    /// Queues what the socket has not taken of these messages, of this length together.
+    #[inline]
+    fn queue_rest(
+        &self,
+        out: &mut Out,
+        (subscription, batch): (&Arc<Subscription>, &Arc<Batch>),
+        seqs: Range<u64>,
+        length: usize,
+        sent: Option<usize>,
+    ) -> Delivered {
+        let Some(sent) = sent else { return Delivered::default() };
+        let delivered = Delivered { messages: seqs.end - seqs.start, bytes: length };
+        if sent < length {
+            let mut messages = Messages::new(subscription, batch, seqs);
+            messages.advance(sent);
+            if sent > 0 {
+                self.wait(out, |queue| queue.admit_started(Entry::Messages(messages)));
+            } else {
+                self.queue_messages(out, messages);
+            }
+        }
         delivered
     }
 }

@@ -16,7 +16,7 @@ use std::{io, slice, vec};
 use parking_lot::MutexGuard;
 
 use super::deliver::Unsent;
-use super::{Out, Subscription};
+use super::{Out, Slot, Subscription};
 use crate::delivery::pass::Tally;
 use crate::delivery::ring::{Outcome, Outgoing, Ring};
 use crate::delivery::{Batch, Link};
@@ -39,10 +39,12 @@ pub(crate) fn serve(
 ) {
     let mut shots = Vec::with_capacity(piece.len());
     let mut later = Vec::new();
+    let is_excluded = |slot: &Slot| batch.exclusions().is_some_and(|exclusions| exclusions.name(slot.client_id()));
     for subscription in piece {
         before_each();
-        if subscription.is_local() {
-            // The waker of a program's task may be any code, and must not run while slots of others are locked.
+        // The waker of a program's task may be any code, and must not run while slots of others are locked. A client that
+        // does not get all messages needs several sends.
+        if subscription.is_local() || is_excluded(&subscription.slot) {
             later.push(subscription);
             continue;
         }

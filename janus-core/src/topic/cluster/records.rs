@@ -201,6 +201,9 @@ impl TopicState {
                 let mut open = OpenBatch::default();
                 for publication in payload.messages(&self.name, record.count).ok()? {
                     head.encode_message(open.buffer(), &publication);
+                    if let Some(client) = publication.excluded() {
+                        open.exclude(client);
+                    }
                     open.commit(now);
                 }
                 open.seal(&self.name, record.last().seq + 1, record.epoch, tick, ledger)

@@ -3,7 +3,8 @@
 //! Strict, because two servers that disagree about the end of a body take different bytes for the next request: a line
 //! ends with CR and LF, a size is a hexadecimal number and nothing else, and no body has two lengths.
 
-use super::{HttpError, HttpRequest, MAX_HEAD_BYTES, bad_head};
+use super::head::{MAX_HEAD_BYTES, bad_head};
+use super::{HttpError, HttpRequest};
 use crate::wire::ErrorCode;
 
 /// Hexadecimal digits of a chunk's size.

@@ -14,19 +14,21 @@ use serde_json::value::RawValue;
 
 use super::answer::{Ends, put_answer, put_error};
 use super::body::BodyReader;
-use super::{HttpError, HttpRequest};
+use super::{HttpError, HttpRequest, PathPattern};
 use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
 use crate::wire::publication::{data_of_base64, data_of_bytes, put_json_string};
 use crate::wire::request::{bad_base64, two_payloads};
 use crate::wire::{
-    Base64, Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName,
+    Base64, ClientId, ClientIdError, Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent,
+    TopicName,
 };
 
 /// A path of an HTTP port at which requests publish: `POST`, with the header `Content-Type: application/json` and the body
-/// `{"topic":T,"event":E,"message_id":I,"data":D}`; `event` and `message_id` may be left out, and `data_base64` may stand in
-/// place of `data`. Or the body is the payload as it is, with the header `Content-Type: application/octet-stream`, and the
-/// other members are in the query: see [`PublishQuery`]. The answer is the receipt,
+/// `{"topic":T,"event":E,"message_id":I,"data":D,"exclude":C}`; all but `topic` and `data` may be left out, and `data_base64`
+/// may stand in place of `data`. The message does not go to the client `exclude`, a [`ClientId`](crate::ClientId). Or the body
+/// is the payload as it is, with the header `Content-Type: application/octet-stream`, and the other members are in the query:
+/// see [`PublishQuery`]. The answer is the receipt,
 /// `{"epoch":E,"seq":N,"subscribers":N}`. With the header `Idempotency-Key`, an [`IdempotencyKey`], a repetition within
 /// `idempotency_ttl` gets the first receipt, with `"again":true`.
 ///
@@ -85,6 +87,11 @@ impl PublishRoute {
     #[must_use]
     pub fn on_answer(self, answered: impl Fn(u16) + Send + Sync + 'static) -> Self {
         Self { answered: Some(Arc::new(answered)), ..self }
+    }
+
+    /// The path.
+    pub(crate) fn path(&self) -> PathPattern {
+        PathPattern::exact(&self.path)
     }
 
     fn takes(&self, request: &HttpRequest) -> bool {
@@ -331,6 +338,7 @@ struct Publish<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     data_base64: Option<Cow<'a, str>>,
+    exclude: Option<ClientId>,
 }
 
 /// A value that is there: serde would take `null` for none.
@@ -344,10 +352,11 @@ fn of_json(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), Fra
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(harmless(ErrorCode::BadRequest, "the body: expected an object, got an array"));
     }
-    let Publish { topic, event, message_id, data, data_base64 } = serde_json::from_slice(body).map_err(|error| {
-        let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
-        harmless(code, format!("the body: {error}"))
-    })?;
+    let Publish { topic, event, message_id, data, data_base64, exclude } =
+        serde_json::from_slice(body).map_err(|error| {
+            let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
+            harmless(code, format!("the body: {error}"))
+        })?;
     let topic = TopicName::new(&topic, limits.max_topic_bytes)
         .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
     let bytes;
@@ -364,22 +373,36 @@ fn of_json(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), Fra
         (Some(_), Some(_)) => return Err(two_payloads().into_harmless()),
     };
     let publication = Publication::of_checked(&topic, &json_string(&event), &json_string(&message_id), data);
-    Ok((topic, publication))
+    Ok((
+        topic,
+        match exclude {
+            Some(client) => publication.excluding(client),
+            None => publication,
+        },
+    ))
 }
 
 const NO_PAYLOAD: &str = "the body: missing field `data`, or `data_base64` for bytes";
 
 /// The message whose payload is a body.
 fn of_bytes(query: &str, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
-    let PublishQuery { topic, event, message_id } = PublishQuery::parse(query).map_err(FrameError::into_harmless)?;
+    let PublishQuery { topic, event, message_id, exclude } =
+        PublishQuery::parse(query).map_err(FrameError::into_harmless)?;
     let topic = TopicName::new(&topic, limits.max_topic_bytes)
         .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
     let (event, message_id) = (json_string(&event), json_string(&message_id));
     let publication = Publication::of_checked(&topic, &event, &message_id, &data_of_bytes(body));
-    Ok((topic, publication))
+    Ok((
+        topic,
+        match exclude {
+            Some(client) => publication.excluding(client),
+            None => publication,
+        },
+    ))
 }
 
-/// The query of a request whose body is the payload as it is: `topic`, and `event` and `message_id` if they are not empty.
+/// The query of a request whose body is the payload as it is: `topic`, `event` and `message_id` if they are not empty, and
+/// `exclude` for a client that does not get the message.
 ///
 /// ```
 /// use janus_core::wire::PublishQuery;
@@ -398,6 +421,8 @@ pub struct PublishQuery {
     pub event: String,
     /// The publisher's id of the message, a text.
     pub message_id: String,
+    /// The client that does not get the message.
+    pub exclude: Option<ClientId>,
 }
 
 impl PublishQuery {
@@ -408,11 +433,13 @@ impl PublishQuery {
     /// `bad_request` for a parameter that is unknown, duplicate or not UTF-8, and `bad_topic` without a topic.
     pub fn parse(query: &str) -> Result<Self, FrameError> {
         let bad = |why: String| FrameError::new(ErrorCode::BadRequest, format!("the query: {why}"));
-        let mut read = [None, None, None];
+        const NAMES: [&str; 4] = ["topic", "event", "message_id", "exclude"];
+        let mut read = [const { None }; NAMES.len()];
         let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
         for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(query.as_bytes())) {
-            let Some(place) = ["topic", "event", "message_id"].iter().position(|known| *known == name) else {
-                return Err(bad("expected only topic, event and message_id, the payload is the body".to_owned()));
+            let Some(place) = NAMES.iter().position(|known| *known == name) else {
+                let names = "topic, event, message_id and exclude";
+                return Err(bad(format!("expected only {names}, the payload is the body")));
             };
             // The parser would replace invalid bytes by another character.
             if percent_decode_str(parameter).decode_utf8().is_err() {
@@ -422,10 +449,12 @@ impl PublishQuery {
                 return Err(bad(format!("duplicate {name}: send it once")));
             }
         }
-        let [topic, event, message_id] = read;
+        let [topic, event, message_id, exclude] = read;
+        let exclude = exclude.map(|client: String| client.parse()).transpose();
+        let exclude = exclude.map_err(|error: ClientIdError| bad(format!("exclude: {error}")))?;
         let missing = "missing topic: name it in the query, as in ?topic=news";
         let topic = topic.ok_or_else(|| FrameError::new(ErrorCode::BadTopic, missing))?;
-        Ok(Self { topic, event: event.unwrap_or_default(), message_id: message_id.unwrap_or_default() })
+        Ok(Self { topic, event: event.unwrap_or_default(), message_id: message_id.unwrap_or_default(), exclude })
     }
 }
 

@@ -1,12 +1,16 @@
 use proptest::prelude::*;
 
+use super::head::MAX_HEAD_BYTES;
 use super::*;
 use crate::wire::{Epoch, Position, TopicName};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 3 };
 
 /// An event stream in chunks.
-const STREAM: usize = FIRST_STREAM + 1;
+const STREAM: usize = WEBSOCKET + 2;
+
+/// The index of the WebSocket.
+const WEBSOCKET: usize = 0;
 
 fn port(origins: &[&str]) -> HttpPort {
     HttpPort::new(AllowedOrigins::new(origins.iter().copied()), Duration::from_secs(2))
@@ -40,7 +44,7 @@ fn feed(port: &HttpPort, pieces: &[&[u8]]) -> Seen {
             Command::Become(answer) => {
                 let (place, mut successor) = decoder.successor().unwrap();
                 let mut commands = Vec::new();
-                while place >= FIRST_STREAM
+                while place > WEBSOCKET
                     && let Some(command) = successor.decode(&mut &[][..], &LIMITS)
                 {
                     // The head of a stream has the time, and a random `retry`.

@@ -357,6 +357,8 @@ fn each_event_of_a_chunked_stream_is_a_chunk_and_a_bye_the_end_of_it() {
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     assert_eq!(encode(&sse().chunked(), subscribed), chunk(&plain));
     let opened = ServerEvent::Opened {
+        id: None,
+        client: crate::wire::ClientId::new(1, 2),
         session: "",
         resumed: false,
         limits: &LIMITS,

@@ -6,6 +6,8 @@ use super::client::{self, ServerFrame};
 use super::*;
 use crate::wire::{Epoch, Publication, Timestamp};
 
+const CLIENT: ClientId = ClientId::new(718_281_828_459_045_235, 17);
+
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 const EPOCH: Epoch = Epoch::new(0x9f86_d081_884c_7d65);
 
@@ -57,7 +59,7 @@ mod opening {
     #[test]
     fn a_hello_opens_with_its_session_and_auth() {
         let open = |session: Option<&str>, auth: Option<&str>| {
-            let open = Open { session: session.map(Into::into), auth: auth.map(Into::into), request: None };
+            let open = Open { session: session.map(Into::into), auth: auth.map(Into::into), ..Open::default() };
             Ok(Request::Command(Command::Open(Box::new(open))))
         };
         assert_eq!(first(&client::hello(None, None)), open(None, None));
@@ -324,8 +326,16 @@ mod events {
         let heartbeat = Duration::from_secs(30);
         assert_eq!(
             encoded(
-                ServerEvent::Opened { session, resumed: false, limits: &LIMITS, heartbeat, expires: None },
-                r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
+                ServerEvent::Opened {
+                    id: None,
+                    client: CLIENT,
+                    session,
+                    resumed: false,
+                    limits: &LIMITS,
+                    heartbeat,
+                    expires: None
+                },
+                r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","client":"718281828459045235.17","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
             ),
             ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat, expires: None }
         );
@@ -336,7 +346,18 @@ mod events {
         let expires = Some(Duration::from_millis(90_500));
         let mut out = BytesMut::new();
         let heartbeat = Duration::from_secs(30);
-        encode(&ServerEvent::Opened { session: "00", resumed: true, limits: &LIMITS, heartbeat, expires }, &mut out);
+        encode(
+            &ServerEvent::Opened {
+                id: None,
+                client: CLIENT,
+                session: "00",
+                resumed: true,
+                limits: &LIMITS,
+                heartbeat,
+                expires,
+            },
+            &mut out,
+        );
         let welcome = ServerFrame::parse(str::from_utf8(&out).unwrap());
         assert!(matches!(welcome, ServerFrame::Welcome { expires: told, .. } if told == expires), "{welcome:?}");
         assert_eq!(
@@ -528,7 +549,7 @@ proptest! {
         auth in proptest::option::of(".*"),
         data in ".*",
     ) {
-        let open = Open { session: session.clone(), auth: auth.clone(), request: None };
+        let open = Open { session: session.clone(), auth: auth.clone(), ..Open::default() };
         prop_assert_eq!(
             first(&client::hello(session.as_deref(), auth.as_deref())),
             Ok(Request::Command(Command::Open(Box::new(open))))

@@ -8,7 +8,8 @@ use std::mem;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{SUBPROTOCOL, unmask};
+use super::SUBPROTOCOL;
+use super::frames::unmask;
 
 /// The request to upgrade a connection. The key is 16 random bytes in base64.
 #[must_use]

@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use bytes::BufMut;
+
 use super::client::{self, ServerDecoder, ServerFrame};
+use super::frames::HEADER_BYTES_MAX;
 use super::*;
-use crate::wire::{Epoch, NumberedMessage, Open, Position, Publication, TopicName};
+use crate::wire::{
+    Command, Epoch, ErrorCode, FrameError, Limits, NumberedMessage, Open, Position, Publication, Refusal, TopicName, v1,
+};
 
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 128 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -64,9 +69,13 @@ fn closed(payload: &[u8]) -> Result<Command, FrameError> {
     Ok(Command::Close(frame.into()))
 }
 
+fn decoder() -> FrameDecoder<V1Decoder> {
+    FrameDecoder::new(V1Decoder::default(), Opens::WhenAsked, None)
+}
+
 #[track_caller]
 fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits) -> Decoded {
-    let mut decoder = FrameDecoder::default();
+    let mut decoder = decoder();
     let mut decoded = Vec::new();
     for mut piece in pieces {
         while let Some(command) = decoder.decode(&mut piece, limits) {
@@ -75,8 +84,11 @@ fn decode_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &Limits
         assert!(piece.is_empty(), "None means that everything was taken");
         assert!(decoder.buffered() <= limits.max_frame_bytes + CONTROL_BYTES_MAX);
         assert!(decoder.buffered() == 0 || decoder.is_mid_frame());
-        assert!(!decoder.message.is_empty() || decoder.message.capacity() == 0, "nothing kept, no memory kept");
-        assert!(!decoder.control.is_empty() || decoder.control.capacity() == 0, "nothing kept, no memory kept");
+        if let Some(framing) = &decoder.framing {
+            let (message, control) = (&framing.message, &framing.control);
+            assert!(!message.is_empty() || message.capacity() == 0, "nothing kept, no memory kept");
+            assert!(!control.is_empty() || control.capacity() == 0, "nothing kept, no memory kept");
+        }
     }
     decoded.extend(decoder.finish(limits));
     assert!(!decoder.is_mid_frame() && decoder.buffered() == 0);
@@ -101,7 +113,7 @@ fn close_code(error: &FrameError) -> u16 {
     let refusal =
         Refusal { id: error.id, code: error.code, message: &error.message, reconnect_after: None, status: None };
     let mut out = BytesMut::new();
-    WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
+    WebSocket::v1().encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut rest = &out[..];
     let mut decoder = ServerDecoder::new();
     let mut byes = 0;
@@ -332,7 +344,7 @@ mod group_6_utf8 {
             cut_short.truncate(cut_short.len() - 6);
             for frame in [cut_short, raw(0x01, &start)] {
                 let bytes = [hello(), frame].concat();
-                let mut decoder = FrameDecoder::default();
+                let mut decoder = decoder();
                 let mut input = &bytes[..];
                 assert_eq!(decoder.decode(&mut input, &LIMITS), Some(opened()));
                 let Some(Err(error)) = decoder.decode(&mut input, &LIMITS) else { panic!("it is not refused") };
@@ -504,7 +516,7 @@ mod limits {
     fn a_message_over_the_limit_is_refused_by_its_header() {
         fails(&[client::text(&subscribe_text(65_537), MASK)], 1009);
         fails(&[client::fragmented_text(&subscribe_text(65_537), MASK, 1_300)], 1009);
-        let mut decoder = FrameDecoder::default();
+        let mut decoder = decoder();
         let mut input: &[u8] = b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00";
         let Some(Err(error)) = decoder.decode(&mut input, &LIMITS) else { panic!("it is not refused") };
         assert_eq!(close_code(&error), 1009);
@@ -544,14 +556,14 @@ mod limits {
 
     #[test]
     fn a_decoder_between_messages_is_small_and_owns_nothing() {
-        assert!(size_of::<FrameDecoder>() <= 120, "{}", size_of::<FrameDecoder>());
+        assert_eq!(size_of::<FrameDecoder<V1Decoder>>(), 16);
         let request = HttpRequest { target: "/ws".into(), ..HttpRequest::default() };
-        let mut decoder = FrameDecoder { request: Some(Box::new(request)), ..FrameDecoder::default() };
+        let mut decoder = FrameDecoder::new(V1Decoder::default(), Opens::WhenAsked, Some(request));
         let bytes = [hello(), raw(0x89, b"ping"), client::text(&subscribe_text(400), MASK)].concat();
         let mut input = &bytes[..];
         while decoder.decode(&mut input, &LIMITS).is_some() {}
-        assert!(decoder.request.is_none() && !decoder.is_mid_frame());
-        assert_eq!((decoder.buffered(), decoder.message.capacity(), decoder.control.capacity()), (0, 0, 0));
+        assert!(decoder.request().is_none() && !decoder.is_mid_frame() && decoder.framing.is_none());
+        assert_eq!((decoder.buffered(), decoder.memory()), (0, 0));
     }
 
     #[test]
@@ -591,11 +603,11 @@ mod protocol {
     #[test]
     fn the_open_has_the_request_at_the_start_of_the_connection() {
         let request = HttpRequest { method: "GET".into(), target: "/ws?a=b".into(), ..HttpRequest::default() };
-        let mut decoder = WebSocket::decoder_for(request.clone());
+        let mut decoder = WebSocket::v1().decoder_for(request.clone());
         let bytes = hello();
         let open = Open { request: Some(Box::new(request)), ..Open::default() };
         assert_eq!(decoder.decode(&mut &bytes[..], &LIMITS), Some(Ok(Command::Open(Box::new(open)))));
-        assert_eq!(WebSocket.decoder().decode(&mut &bytes[..], &LIMITS), Some(opened()));
+        assert_eq!(WebSocket::v1().decoder().decode(&mut &bytes[..], &LIMITS), Some(opened()));
     }
 
     #[test]
@@ -625,7 +637,7 @@ mod protocol {
             base64: publication.base64(),
         };
         let mut out = BytesMut::from(&b"before"[..]);
-        WebSocket.encode(&ServerEvent::Message(message), &AT, &mut out);
+        WebSocket::v1().encode(&ServerEvent::Message(message), &AT, &mut out);
         let mut rest = out.strip_prefix(b"before").unwrap();
         let mut decoder = ServerDecoder::new();
         let Some(ServerFrame::Text(text)) = decoder.decode(&mut rest) else { panic!("it is no text") };
@@ -636,7 +648,7 @@ mod protocol {
     #[test]
     fn events_unknown_to_the_protocol_are_no_frames() {
         let mut out = BytesMut::new();
-        WebSocket.encode(&ServerEvent::Attached { topics: &[], session: "" }, &AT, &mut out);
+        WebSocket::v1().encode(&ServerEvent::Attached { topics: &[], session: "" }, &AT, &mut out);
         assert!(out.is_empty());
     }
 
@@ -646,7 +658,7 @@ mod protocol {
         let refusal =
             Refusal { id: None, code: ErrorCode::BadFrame, message: &message, reconnect_after: None, status: None };
         let mut out = BytesMut::new();
-        WebSocket.encode(&ServerEvent::Refused(refusal), &AT, &mut out);
+        WebSocket::v1().encode(&ServerEvent::Refused(refusal), &AT, &mut out);
         let mut decoder = ServerDecoder::new();
         let reason = &message[..122];
         assert_eq!(decoder.decode(&mut &out[..]), Some(ServerFrame::Close { code: Some(1002), reason }));
@@ -669,15 +681,16 @@ mod protocol {
 
     #[test]
     fn a_heartbeat_is_a_ping_without_payload() {
-        let Heartbeat::Always(ping) = WebSocket.heartbeat() else { panic!("silence is not probed") };
+        let Heartbeat::Always(ping) = WebSocket::v1().heartbeat() else { panic!("silence is not probed") };
         assert_eq!(ServerDecoder::new().decode(&mut &ping[..]), Some(ServerFrame::Ping(b"")));
-        assert_eq!((WebSocket.opens(), WebSocket.tells_gaps()), (Opens::WhenAsked, true));
+        assert_eq!((WebSocket::v1().opens(), WebSocket::v1().tells_gaps()), (Opens::WhenAsked, true));
     }
 }
 
 mod with_a_client_library {
     use std::io::{self, Read, Write};
 
+    use tungstenite::protocol::frame::coding::CloseCode;
     use tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
     use super::*;
@@ -715,16 +728,16 @@ mod with_a_client_library {
         client.send(Message::text(subscribe_text(300))).unwrap();
         client.send(Message::text(subscribe_text(65_536))).unwrap();
         client.send(Message::Ping("are you there?".into())).unwrap();
-        let sent = mem::take(&mut client.get_mut().sent);
+        let sent = std::mem::take(&mut client.get_mut().sent);
         let decoded = decode_pieces([&sent[..]], &LIMITS);
         assert_eq!(decoded, [opened(), subscribed(), subscribed(), pong(b"are you there?")]);
 
         let Some(Ok(Command::Answer(answer))) = decoded.last() else { panic!("{decoded:?}") };
         let mut out = BytesMut::from(&answer[..]);
         let topic = TopicName::new("t", 255).unwrap();
-        WebSocket.encode(&ServerEvent::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
+        WebSocket::v1().encode(&ServerEvent::Unsubscribed { id: None, topic: &topic }, &AT, &mut out);
         let refusal = Refusal { id: None, code: ErrorCode::Banned, message: "no", reconnect_after: None, status: None };
-        WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
+        WebSocket::v1().encode(&ServerEvent::Bye(refusal), &AT, &mut out);
         client.get_mut().unread = out;
         assert_eq!(client.read().unwrap(), Message::Pong("are you there?".into()));
         assert_eq!(client.read().unwrap(), Message::text(r#"{"type":"unsubscribed","topic":"t"}"#));
@@ -758,13 +771,13 @@ mod upgrade {
 
     #[track_caller]
     fn accepted(changes: &[(&str, &str)]) -> String {
-        let head = WebSocket::accept(&request(changes)).unwrap();
+        let head = WebSocket::v1().accept(&request(changes)).unwrap();
         String::from_utf8(head.into()).unwrap()
     }
 
     #[track_caller]
     fn status(changes: &[(&str, &str)]) -> u16 {
-        WebSocket::accept(&request(changes)).unwrap_err().status
+        WebSocket::v1().accept(&request(changes)).unwrap_err().status
     }
 
     #[test]
@@ -826,8 +839,8 @@ mod upgrade {
         }
         assert_eq!(status(&[KEY, KEY]), 400);
         let post = HttpRequest { method: "POST".into(), ..request(&[]) };
-        assert_eq!(WebSocket::accept(&post).unwrap_err().headers(), [("allow", "GET")]);
-        let old = WebSocket::accept(&request(&[("sec-websocket-version", "8")])).unwrap_err();
+        assert_eq!(WebSocket::v1().accept(&post).unwrap_err().headers(), [("allow", "GET")]);
+        let old = WebSocket::v1().accept(&request(&[("sec-websocket-version", "8")])).unwrap_err();
         assert!(old.headers().contains(&("sec-websocket-version", "13")));
     }
 
@@ -846,7 +859,7 @@ mod upgrade {
             headers: headers.collect(),
             ..HttpRequest::default()
         };
-        let head = WebSocket::accept(&request).unwrap();
+        let head = WebSocket::v1().accept(&request).unwrap();
         assert!(String::from_utf8_lossy(&head).contains("\r\nSec-WebSocket-Protocol: janus.v1.json\r\n"));
     }
 }
@@ -870,8 +883,8 @@ mod reading_the_server {
     #[test]
     fn frames_are_the_same_at_any_split() {
         let mut bytes = BytesMut::from(&b"\x89\x00\x8a\x01x"[..]);
-        put_text(&mut bytes, |out| out.put_slice(&[b'a'; 126]));
-        put_text(&mut bytes, |out| out.put_slice(&[b'b'; 200]));
+        MessageWriter::new(&mut bytes).text(&"a".repeat(126));
+        MessageWriter::new(&mut bytes).text(&"b".repeat(200));
         bytes.put_slice(b"\x88\x00\x88\x04\x03\xe8ok");
         let whole = frames(&bytes, bytes.len());
         assert_eq!(whole.len(), 6, "{whole:?}");
@@ -970,7 +983,7 @@ proptest! {
 fn a_gap_and_a_bye_are_whole_frames() {
     let topic = TopicName::new("t", 255).unwrap();
     let mut out = BytesMut::new();
-    WebSocket.encode(&ServerEvent::Gap { topic: &topic, epoch: Epoch::new(1), from: 2, to: 3 }, &AT, &mut out);
+    WebSocket::v1().encode(&ServerEvent::Gap { topic: &topic, epoch: Epoch::new(1), from: 2, to: 3 }, &AT, &mut out);
     let refusal = Refusal {
         id: None,
         code: ErrorCode::ServerDraining,
@@ -978,7 +991,7 @@ fn a_gap_and_a_bye_are_whole_frames() {
         reconnect_after: Some(Duration::from_secs(1)),
         status: None,
     };
-    WebSocket.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
+    WebSocket::v1().encode(&ServerEvent::Bye(refusal), &AT, &mut out);
     let mut decoder = ServerDecoder::new();
     let mut rest = &out[..];
     assert!(matches!(decoder.decode(&mut rest), Some(ServerFrame::Text(text)) if text.contains("\"gap\"")));
