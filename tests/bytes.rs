@@ -3,12 +3,18 @@
 use std::net::SocketAddr;
 
 use data_encoding::BASE64;
+use futures_util::{SinkExt as _, StreamExt as _};
 use janus_core::hooks::{Client as Publisher, Denied, Hooks};
-use janus_core::wire::{Base64, Publication, TopicName, classic, v1};
-use janus_core::{Config, Event, Janus, Message, Namespace, Since, SubscribeOptions, TypedEvent};
+use janus_core::wire::{Base64, Publication, TopicName, cbor, classic, v1};
+use janus_core::{Config, Event, Janus, Message, Namespace, Position, Since, SubscribeOptions, TypedEvent};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::admin::address;
 use crate::api::{ask, http_address};
@@ -312,4 +318,146 @@ async fn a_key_against_repetitions_and_the_limit_of_a_body_hold_for_bytes() {
         assert_eq!((status, answer["error"]["code"].as_str().unwrap()), expected, "{length}");
     }
     drop(server.process);
+}
+
+/// The frames of the table in the documentation, as JSON and as hexadecimal digits.
+fn documented_frames() -> Vec<(String, Vec<u8>)> {
+    let page = include_str!("../docs/PROTOCOL.md");
+    let (_, rows) = page.split_once("| frame | in CBOR, as hexadecimal digits |\n|---|---|\n").unwrap();
+    let rows = rows.lines().take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| {
+        let (json, hex) = row.strip_prefix("| `").unwrap().strip_suffix("` |").unwrap().split_once("` | `").unwrap();
+        (json.to_owned(), data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap())
+    };
+    rows.map(cells).collect()
+}
+
+#[test]
+fn the_documented_frames_are_those_of_the_protocol_in_binary() {
+    let frames = documented_frames();
+    assert!(frames.len() >= 14, "{} frames", frames.len());
+    for (json, bytes) in frames {
+        assert_eq!(cbor::client::frame(&json), bytes, "{json}");
+        assert_eq!(cbor::client::json(&bytes), Ok(json));
+    }
+}
+
+/// A client of `janus.v1.cbor`, by an independent library of WebSockets.
+struct Binary(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Binary {
+    async fn upgraded(http: SocketAddr, subprotocols: &'static str) -> (Self, String) {
+        let mut request = format!("ws://{http}/ws").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(subprotocols));
+        let (stream, response) = timeout(DEADLINE, connect_async(request)).await.unwrap().unwrap();
+        let chosen = response.headers()["sec-websocket-protocol"].to_str().unwrap().to_owned();
+        (Self(stream), chosen)
+    }
+
+    async fn open(http: SocketAddr) -> Self {
+        let (mut client, _) = Self::upgraded(http, cbor::SUBPROTOCOL).await;
+        let welcome = client.ask(&v1::client::hello(None, None)).await;
+        assert!(welcome.starts_with(r#"{"type":"welcome","#), "{welcome}");
+        client
+    }
+
+    /// Sends the frame of this JSON.
+    async fn say(&mut self, json: &str) {
+        self.0.send(Frame::binary(cbor::client::frame(json))).await.unwrap();
+    }
+
+    async fn ask(&mut self, json: &str) -> String {
+        self.say(json).await;
+        self.json().await
+    }
+
+    async fn next(&mut self) -> Frame {
+        timeout(DEADLINE, self.0.next()).await.expect("a message in time").expect("no end").unwrap()
+    }
+
+    /// The bytes of the next message.
+    async fn frame(&mut self) -> Vec<u8> {
+        match self.next().await {
+            Frame::Binary(bytes) => bytes.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The JSON of the next message.
+    async fn json(&mut self) -> String {
+        cbor::client::json(&self.frame().await).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_client_gets_the_protocol_that_it_names_first() {
+    let (_janus, http) = serve_http(Config::default()).await;
+    for (offer, chosen) in [
+        ("janus.v1.cbor", "janus.v1.cbor"),
+        ("janus.v1.cbor, janus.v1.json", "janus.v1.cbor"),
+        ("later.v2, janus.v1.json, janus.v1.cbor", "janus.v1.json"),
+    ] {
+        assert_eq!(Binary::upgraded(http, offer).await.1, chosen, "{offer}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_carried_as_they_are_and_json_as_its_text() {
+    let (janus, http) = serve_http(Config::default()).await;
+    let mut readers = Readers::of("news", janus.local_addrs()[0], http).await;
+    let (mut one, mut two) = (Binary::open(http).await, Binary::open(http).await);
+    let answer = one.ask(&v1::client::subscribe(Some(1), "news", None)).await;
+    assert!(answer.starts_with(r#"{"type":"subscribed","id":1,"topic":"news","#), "{answer}");
+    let bytes = payload();
+    let receipt = two.ask(&v1::client::publish_bytes(Some(2), "news", "\"frame\"", "[1.50]", &bytes, None)).await;
+    assert!(receipt.starts_with(r#"{"type":"published","id":2,"topic":"news","#), "{receipt}");
+    readers.see(&json!("frame"), &json!([1.5]), &bytes).await;
+    let frame = one.frame().await;
+    assert!(frame.windows(bytes.len()).any(|window| window == bytes), "the bytes themselves");
+    let json = cbor::client::json(&frame).unwrap();
+    let end = format!(r#","event":"frame","message_id":[1.50],"data_base64":"{}"}}"#, BASE64.encode(&bytes));
+    assert!(json.starts_with(r#"{"type":"message","topic":"news","seq":1,"time":"#) && json.ends_with(&end), "{json}");
+
+    // No digit of a publisher changes on any way.
+    let data = r#"{"n": 1e400, "price":1.50,"s":"\ud800"}"#;
+    one.say(&v1::client::publish(None, "news", "\"\"", "\"\"", data)).await;
+    let at_v1 = readers.v1.text().await;
+    assert!(at_v1.ends_with(&format!(r#","data":{data}}}"#)), "{at_v1}");
+    let at_one = one.json().await;
+    assert_eq!(at_one, at_v1);
+    janus.publish("news", &json!({"from": "a program"})).await.unwrap();
+    assert!(one.json().await.ends_with(r#","data":{"from":"a program"}}"#));
+}
+
+#[tokio::test]
+async fn a_client_of_the_binary_protocol_resumes_where_it_was() {
+    let (janus, http) = serve_http(Config::default()).await;
+    let mut client = Binary::open(http).await;
+    client.ask(&v1::client::subscribe(None, "news", None)).await;
+    janus.publish_message(Message::bytes("news", [1]).unwrap()).await.unwrap();
+    let first = client.json().await;
+    let epoch = janus.publish_message(Message::bytes("news", [2]).unwrap()).await.unwrap().epoch;
+    drop(client);
+    let mut client = Binary::open(http).await;
+    let since = Position { epoch, seq: 1 };
+    let answer = client.ask(&v1::client::subscribe(None, "news", Some(since.into()))).await;
+    assert!(answer.ends_with(r#","seq":1,"resumed":true,"missed":1}"#), "{answer}, after {first}");
+    assert!(client.json().await.ends_with(r#","data_base64":"Ag=="}"#));
+}
+
+#[tokio::test]
+async fn what_is_no_frame_closes_the_connection_with_a_reason() {
+    let (_janus, http) = serve_http(Config::default()).await;
+    let mut client = Binary::open(http).await;
+    client.0.send(Frame::binary(&b"\xbf\x64type\x64ping\xff"[..])).await.unwrap();
+    let bye = client.json().await;
+    let expected = r#"{"type":"bye","code":4420,"error":"bad_cbor","message":"not a frame in CBOR at byte 0: "#;
+    assert!(bye.starts_with(expected), "{bye}");
+    let Frame::Close(Some(close)) = client.next().await else { panic!("no close") };
+    assert_eq!((u16::from(close.code), &*close.reason), (4420, "bad_cbor"));
+
+    let mut client = Binary::open(http).await;
+    client.0.send(Frame::text(v1::client::PING)).await.unwrap();
+    let Frame::Close(Some(close)) = client.next().await else { panic!("no close") };
+    assert_eq!(u16::from(close.code), 1003);
 }

@@ -10,6 +10,7 @@
 //! | `event.rs` | pure: values | the server's side, as [`ServerEvent`], [`NumberedMessage`] and [`Refusal`] |
 //! | `error.rs` | pure: a table | every [`ErrorCode`] with number, class and HTTP status; [`FrameError`] |
 //! | `classic.rs` | pure: a codec | the NUL-framed protocol of 2009, with the actions added by this project |
+//! | `cbor.rs` | pure: a protocol | `janus.v1.cbor`, the frames of `janus.v1.json` in binary |
 //! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
 //! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455), and the contract of the protocols in its messages; its parts are in `websocket/` |
 //! | `sse.rs` | pure: a codec | server-sent events |
@@ -33,10 +34,11 @@
 //! | `json.rs` | pure: a reader | JSON in one pass, without decoding |
 //! | `object.rs` | pure: a writer | JSON objects, member by member |
 //!
-//! `classic/client.rs`, `v1/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
+//! `classic/client.rs`, `v1/client.rs`, `cbor/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
 //! `classic/parts.rs` takes stored messages apart.
 
 mod base64;
+pub mod cbor;
 pub mod classic;
 mod client_id;
 mod codec;

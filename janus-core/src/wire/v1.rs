@@ -91,7 +91,36 @@ impl RequestDecoder {
 
     /// As [`decode`](Self::decode), for any other frame.
     pub(super) fn decode_afresh(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
-        let fields = Fields::read(text)?;
+        self.decode_fields(Fields::read(text)?, text, more, limits)
+    }
+
+    /// As [`decode`](Self::decode), for a frame whose publication came apart from the other members. An error about the
+    /// publication concerns frames that publish.
+    pub(super) fn decode_apart(
+        &mut self,
+        text: &str,
+        publication: Result<RawPublication<'_>, FrameError>,
+        limits: &Limits,
+    ) -> Result<Request, FrameError> {
+        let mut fields = Fields::read(text)?;
+        match publication {
+            Ok(RawPublication { event, message_id, data, .. }) => {
+                fields.publication = RawPublication { event, message_id, data, base64: None, ..fields.publication };
+            }
+            Err(error) if self.opened && fields.kind == Some("\"publish\"") => return Err(fields.about(error, limits)),
+            Err(_) => {}
+        }
+        // The publications of a read share no memory: the text is not that of the frame.
+        self.decode_fields(fields, text, 0, limits)
+    }
+
+    fn decode_fields(
+        &mut self,
+        fields: Fields<'_>,
+        text: &str,
+        more: usize,
+        limits: &Limits,
+    ) -> Result<Request, FrameError> {
         match json::string(fields.kind.unwrap_or_default()).as_deref() {
             Some("hello") if !self.opened => {
                 let open = fields.open().map_err(FrameError::into_fatal)?;
@@ -105,17 +134,7 @@ impl RequestDecoder {
                 Err(FrameError::new(ErrorCode::BadOpen, "the first frame must be {\"type\":\"hello\"}"))
             }
             kind => {
-                let (id, topic) = (fields.id(), fields.publication.topic);
-                fields.request(kind, text, limits, more, &mut self.batch).map_err(|error| {
-                    // With a duplicate key, either of the values may be meant.
-                    let topic = topic.filter(|_| error.code != ErrorCode::DuplicateKey);
-                    let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
-                    let error = error.with_id(id.ok().flatten());
-                    match topic {
-                        Some(topic) => error.with_topic(&topic),
-                        None => error,
-                    }
-                })
+                fields.request(kind, text, limits, more, &mut self.batch).map_err(|error| fields.about(error, limits))
             }
         }
     }
@@ -201,8 +220,20 @@ impl<'a> Fields<'a> {
         Ok(Open { session: text(self.session)?, auth: text(self.auth)?, ..Open::default() })
     }
 
+    /// An error with the number and the topic of the request, as far as these can be read.
+    fn about(&self, error: FrameError, limits: &Limits) -> FrameError {
+        // With a duplicate key, either of the values may be meant.
+        let topic = self.publication.topic.filter(|_| error.code != ErrorCode::DuplicateKey);
+        let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
+        let error = error.with_id(self.id().ok().flatten());
+        match topic {
+            Some(topic) => error.with_topic(&topic),
+            None => error,
+        }
+    }
+
     fn request(
-        self,
+        &self,
         kind: Option<&str>,
         text: &str,
         limits: &Limits,

@@ -7,9 +7,9 @@ use crate::wire::{Epoch, Position, TopicName};
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 3 };
 
 /// An event stream in chunks.
-const STREAM: usize = WEBSOCKET + 2;
+const STREAM: usize = WEBSOCKET + 3;
 
-/// The index of the WebSocket.
+/// The index of the WebSocket of JSON; that of CBOR is the next.
 const WEBSOCKET: usize = 0;
 
 fn port(origins: &[&str]) -> HttpPort {
@@ -94,6 +94,12 @@ fn the_path_decides_the_protocol_of_a_connection() {
     let Seen::Became(WEBSOCKET, answer, _, rest) = seen else { panic!("{seen:?}") };
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     assert_eq!(rest, b"\x81", "what follows the head is the WebSocket's");
+
+    let offer = |offer| [UPGRADE, &[("Sec-WebSocket-Protocol", offer)]].concat();
+    for (offered, place) in [("janus.v1.json", WEBSOCKET), ("janus.v1.cbor, janus.v1.json", WEBSOCKET + 1)] {
+        let seen = feed(&port(&[]), &[&head("GET /ws", &offer(offered))]);
+        assert!(matches!(seen, Seen::Became(became, ..) if became == place), "{offered}");
+    }
 
     let seen = feed(&port(&[]), &[&head("GET /events?topic=news", &[])]);
     let Seen::Became(STREAM, answer, commands, _) = seen else { panic!("{seen:?}") };

@@ -898,7 +898,6 @@ mod reading_the_server {
         for frame in [
             &b"\x81\x81\x00\x00\x00\x00a"[..],
             b"\x01\x01a",
-            b"\x82\x01a",
             b"\x81\x01\xff",
             b"\x81\x7e\x00\xc9",
             b"\xc1\x00",
