@@ -41,7 +41,12 @@ impl Codec for Lines {
     }
 }
 
-fn request(line: &[u8], limits: &Limits) -> Result<Command, FrameError> {
+/// Reads a line of a client.
+///
+/// # Errors
+///
+/// Why the line is no request.
+pub fn request(line: &[u8], limits: &Limits) -> Result<Command, FrameError> {
     let words: Vec<&str> = str::from_utf8(line)?.trim_end_matches('\r').splitn(3, ' ').collect();
     match words[..] {
         ["sub", topic] => Ok(Command::subscribe(limits.topic(topic)?)),

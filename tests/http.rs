@@ -84,6 +84,18 @@ impl Http {
         timeout(DEADLINE, read).await.unwrap_or_else(|_| panic!("no {end:?} came"))
     }
 
+    /// Reads this many bytes.
+    pub(crate) async fn exactly(&mut self, length: usize) -> String {
+        while self.received.len() < length {
+            let mut piece = [0; 4096];
+            let read = timeout(DEADLINE, self.stream.read(&mut piece)).await.expect("in time").expect("no reset");
+            assert_ne!(read, 0, "the end of the stream: {}", self.received);
+            self.take(&piece[..read]);
+        }
+        let rest = self.received.split_off(length);
+        std::mem::replace(&mut self.received, rest)
+    }
+
     pub(crate) async fn read_to_end(mut self) -> String {
         let mut rest = Vec::new();
         timeout(DEADLINE, self.stream.read_to_end(&mut rest)).await.expect("an end").expect("a FIN");

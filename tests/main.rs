@@ -52,6 +52,7 @@ mod limits;
 mod memory;
 mod metrics;
 mod protocol;
+mod protocols;
 mod proxied;
 mod reload;
 mod resume;

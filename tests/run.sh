@@ -66,6 +66,10 @@ JANUS_TEST_HOMES=3 cargo test --package janus-server --all-features --locked --t
 step "fuzzing, 20 seconds a target"
 janus-core/fuzz/run.sh 20
 
+step "the Autobahn suite"
+cargo build --package janus-core --all-features --locked --example echo
+tests/autobahn/run.sh target/debug/examples/echo
+
 step "client libraries"
 tests/clients/run.sh target/debug/janus-server
 

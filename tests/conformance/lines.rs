@@ -9,7 +9,7 @@ use super::assert_skips_only;
 #[path = "../../examples/lines.rs"]
 mod example;
 
-pub(super) use example::Lines;
+pub(super) use example::{Lines, request};
 
 pub(super) struct LinesClient;
 
@@ -62,7 +62,7 @@ impl ClientFormat for LinesClient {
 }
 
 /// The event of a line from the server; `None` for an unknown line.
-fn read(line: &str) -> Option<Seen> {
+pub(super) fn read(line: &str) -> Option<Seen> {
     let words: Vec<&str> = line.splitn(4, ' ').collect();
     Some(match (words[0], words.len()) {
         ("msg", 4) => Seen::message(words[1], Some(words[2].parse().ok()?), words[3]),

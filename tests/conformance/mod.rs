@@ -4,6 +4,7 @@
 mod faulty;
 mod lengths;
 mod lines;
+mod prefixed;
 #[cfg(unix)]
 mod unix;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use janus_core::hooks::{Client, Denied, Hooks};
 use janus_core::wire::{Publication, TopicName};
-use janus_core::{Config, Fault, Janus};
+use janus_core::{ClientId, Config, Fault, Janus};
 use serde_json::{Value, json};
 
 use super::{Bystander, FIN, PING, PONG, Seen, Socket, TEXT, close, frame, said, serve, text};
@@ -47,9 +47,11 @@ async fn the_welcome_tells_the_limits_of_the_configuration() {
     let mut welcome = socket.ask(json!({"type": "hello"})).await;
     let token = welcome["session"].take();
     assert!(token.as_str().is_some_and(|token| token.len() == 32), "{token}");
+    let client = welcome["client"].take();
+    assert!(client.as_str().is_some_and(|client| client.parse::<ClientId>().is_ok()), "{client}");
     let limits = json!({"max_frame_bytes": 1_234, "max_topic_bytes": 56, "max_topics": 7});
     let expected = json!({
-        "type": "welcome", "session": null, "resumed": false, "limits": limits, "heartbeat_ms": 8_900
+        "type": "welcome", "session": null, "client": null, "resumed": false, "limits": limits, "heartbeat_ms": 8_900
     });
     assert_eq!(welcome, expected);
 }

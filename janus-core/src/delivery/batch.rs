@@ -577,4 +577,29 @@ pub(crate) mod tests {
         assert_eq!(&batch.classic().bytes()[..], b"whole");
         assert_eq!(batch.frames(), 1);
     }
+
+    #[test]
+    fn the_parts_for_a_client_leave_out_the_messages_of_its_own() {
+        let (ledger, mut open) = (Arc::new(Ledger::default()), OpenBatch::default());
+        let [own, other] = [ClientId::new(1, 17), ClientId::new(2, 17)];
+        for excluded in [Some(own), None, Some(other), Some(own), Some(own), None] {
+            excluded.into_iter().for_each(|client| open.exclude(client));
+            open.buffer().extend_from_slice(b"message");
+            open.commit(Instant::now());
+        }
+        // A crash between the two steps of a message.
+        open.exclude(own);
+        open.truncate_uncommitted();
+        let batch = open.seal(&topic(), 16, Epoch::new(7), Tick::new(1), &ledger);
+        let parts = |client, seqs| batch.parts_for(client, seqs).collect::<Vec<_>>();
+        assert_eq!(parts(own, 10..16), [11..13, 15..16]);
+        assert_eq!(parts(own, 12..15), [12..13]);
+        assert_eq!(parts(own, 13..15), []);
+        assert_eq!(parts(other, 10..16), [10..12, 13..16]);
+        assert_eq!(parts(ClientId::new(3, 17), 10..16), [10..16]);
+        let exclusions = batch.exclusions().expect("there are some");
+        assert!(exclusions.name(own) && exclusions.name(other) && !exclusions.name(ClientId::new(1, 18)));
+        drop(batch);
+        assert_eq!(ledger.bytes(), 0, "all of it was accounted for");
+    }
 }

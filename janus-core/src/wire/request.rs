@@ -266,6 +266,8 @@ mod tests {
             ("{\"action\":\"publish\",\"ack\":true,\"data\":{\"topic\":\"t\",\"data\":", "}}", decoded_by_classic),
             ("{\"type\":\"publish\",\"topic\":\"t\",\"event\":\"e\",\"data\":", "}", decoded_by_v1),
             ("{\"type\":\"publish\",\"id\":3,\"topic\":\"t\",\"data\":", "}", decoded_by_v1),
+            ("{\"type\":\"publish\",\"exclude\":\"1.2\",\"topic\":\"t\",\"data\":", "}", decoded_by_v1),
+            ("{\"type\":\"publish\",\"topic\":\"t\",\"idempotency_key\":\"k\",\"data\":", "}", decoded_by_v1),
         ];
         for (beginning, end, decoded) in beginnings {
             let frame = |data: &str| format!("{beginning}{data}{end}");

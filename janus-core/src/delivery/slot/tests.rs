@@ -3,6 +3,7 @@
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
@@ -13,9 +14,9 @@ use crate::config::SlowConsumer;
 use crate::delivery::batch::tests::{batch_of, topic};
 use crate::delivery::codecs::CLASSIC;
 use crate::delivery::stream::Stream;
-use crate::delivery::{Batch, End, Link, SlowReason, Terms};
+use crate::delivery::{Batch, End, Link, OpenBatch, SlowReason, Terms};
 use crate::ground::clock::Tick;
-use crate::wire::{Epoch, Peer};
+use crate::wire::{ClientId, Epoch, Peer};
 
 fn tick(number: u32) -> Tick {
     Tick::new(number)
@@ -238,4 +239,36 @@ fn a_local_subscriber_takes_messages_gaps_and_then_its_end() {
     let Poll::Ready(Ok(Taken::Gap { seqs: gap, .. })) = slot.poll_take(cx) else { panic!("2 to 4 are left out") };
     assert_eq!(gap, 2..5);
     assert!(matches!(slot.poll_take(cx), Poll::Ready(Err(End::ShutDown))));
+}
+
+/// A batch of `abcd`, whose `b` and `d` are not for the client of [`slot`].
+fn with_exclusions() -> Arc<Batch> {
+    let mut open = OpenBatch::default();
+    for (frame, is_excluded) in [(b"a", false), (b"b", true), (b"c", false), (b"d", true)] {
+        if is_excluded {
+            open.exclude(ClientId::new(0, 1));
+        }
+        open.buffer().extend_from_slice(frame);
+        open.commit(Instant::now());
+    }
+    Arc::new(open.seal(&topic(), 5, Epoch::new(7), tick(1), &Arc::default()))
+}
+
+#[tokio::test]
+async fn a_client_gets_the_messages_that_are_for_it_sent_or_queued() {
+    let (slot, mut client) = socket();
+    let subscription = subscribed(&slot, SlowConsumer::Disconnect);
+    let delivered = slot.deliver(&subscription, &with_exclusions(), tick(1));
+    assert_eq!((delivered.messages, delivered.bytes, subscription.next_seq()), (2, 2, 5));
+    assert!(subscription.is_lossy(), "a classic client counts messages");
+    slot.deliver(&subscription, &with_exclusions(), tick(1));
+    slot.deliver(&subscription, &batch(&["e"], 5), tick(1));
+    assert_eq!(received(&mut client, 3).await, "ace", "each once");
+
+    let (slot, mut client) = queued();
+    let subscription = subscribed(&slot, SlowConsumer::Disconnect);
+    slot.deliver(&subscription, &with_exclusions(), tick(1));
+    slot.deliver(&subscription, &batch(&["e"], 5), tick(1));
+    flush(&slot);
+    assert_eq!(received(&mut client, 3).await, "ace");
 }

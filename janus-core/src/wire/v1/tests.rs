@@ -132,6 +132,20 @@ mod requests {
     }
 
     #[test]
+    fn a_publication_names_the_client_that_does_not_get_it() {
+        let excluded = |text: &str| match decoded(text) {
+            Ok(Command::Publish { publication, .. }) => publication.excluded(),
+            other => panic!("{other:?}"),
+        };
+        let publish = |exclude: &str| format!(r#"{{"type":"publish","topic":"t","data":1,"exclude":{exclude}}}"#);
+        assert_eq!(excluded(&publish(r#""718281828459045235.17""#)), Some(CLIENT));
+        assert_eq!(excluded(&publish("null")), None);
+        for other in ["17", r#""17""#, "true", r#""1.02""#, "[]"] {
+            assert_eq!(refused(&publish(other)), (ErrorCode::BadPublish, None), "{other}");
+        }
+    }
+
+    #[test]
     fn null_for_an_optional_key_counts_as_absent() {
         let hello = first(r#"{"type":"hello","session":null,"auth":null}"#);
         assert_eq!(hello, first(r#"{"type":"hello"}"#));

@@ -1001,3 +1001,129 @@ fn a_gap_and_a_bye_are_whole_frames() {
     assert_eq!(decoder.decode(&mut rest), Some(close));
     assert!(rest.is_empty());
 }
+
+mod other_protocols {
+    use super::*;
+    use crate::wire::ClientId;
+
+    /// Takes binary messages, in which each byte is a request: the length of an answer. A 0 is no request.
+    #[derive(Clone, Debug)]
+    struct Lengths(Opens);
+
+    #[derive(Debug, Default)]
+    struct LengthsDecoder {
+        name: Option<ClientId>,
+    }
+
+    impl MessageProtocol for Lengths {
+        type Decoder = LengthsDecoder;
+
+        fn name(&self) -> &'static str {
+            "lengths"
+        }
+
+        fn decoder(&self, _: Option<&HttpRequest>) -> LengthsDecoder {
+            LengthsDecoder::default()
+        }
+
+        fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut MessageWriter<'_>) {
+            if let ServerEvent::Bye(_) = event {
+                out.text("two");
+                out.binary(b"words");
+            }
+        }
+
+        fn opens(&self) -> Opens {
+            self.0
+        }
+
+        fn heartbeat(&self, _: &mut MessageWriter<'_>) -> Answers {
+            Answers::Never
+        }
+    }
+
+    impl MessageDecoder for LengthsDecoder {
+        type Scratch = Vec<u8>;
+
+        const TAKES: Takes = Takes::Binary;
+
+        fn opened(&mut self, _: &str, client: ClientId) {
+            self.name = Some(client);
+        }
+
+        fn decode(
+            &mut self,
+            message: &mut ClientMessage<'_>,
+            reading: &mut Reading<'_, Vec<u8>>,
+        ) -> Option<Result<Command, FrameError>> {
+            let (first, rest) = message.bytes().split_first()?;
+            *message = ClientMessage::Binary(rest);
+            reading.scratch.push(*first);
+            match first {
+                0 => None,
+                255 => Some(Err(FrameError::new(ErrorCode::BadRequest, "too long"))),
+                length => {
+                    Some(Ok(Command::Answer(MessageWriter::bytes(|out| out.binary(&vec![b'x'; usize::from(*length)])))))
+                }
+            }
+        }
+    }
+
+    fn answers(bytes: &[u8], size: usize, opens: Opens) -> Vec<String> {
+        let mut decoder = WebSocket::new(Lengths(opens)).decoder();
+        let mut seen = Vec::new();
+        for mut piece in bytes.chunks(size) {
+            while let Some(decoded) = decoder.decode(&mut piece, &LIMITS) {
+                seen.push(match decoded {
+                    Ok(Command::Answer(answer)) => format!("{} bytes", answer.len()),
+                    Ok(Command::Open(_)) => "open".to_owned(),
+                    Ok(Command::Refused(error)) | Err(error) => error.code.to_string(),
+                    other => format!("{other:?}"),
+                });
+            }
+            assert!(piece.is_empty());
+        }
+        assert_eq!((decoder.buffered(), decoder.memory()), (0, 0));
+        seen
+    }
+
+    #[test]
+    fn a_message_with_several_requests_gives_as_many_commands_at_any_split() {
+        let bytes =
+            [raw(0x82, &[3, 255, 5]), raw(0x02, &[1]), raw(0x89, b""), raw(0x80, &[2, 0, 9]), raw(0x82, &[])].concat();
+        // A ping between the frames of a message is answered first.
+        let expected = ["open", "5 bytes", "bad_request", "7 bytes", "2 bytes", "3 bytes", "4 bytes"];
+        for size in [1, 2, 7, 1_000] {
+            assert_eq!(answers(&bytes, size, Opens::AtOnce), expected, "in pieces of {size}");
+        }
+        assert_eq!(answers(&bytes, 5, Opens::WhenAsked), expected[1..]);
+        assert_eq!(answers(&raw(0x81, b"text"), 100, Opens::WhenAsked), ["unsupported_frame"]);
+    }
+
+    #[test]
+    fn a_connection_is_opened_at_once_with_its_request_and_before_any_input() {
+        let codec = WebSocket::new(Lengths(Opens::AtOnce));
+        assert_eq!(codec.opens(), Opens::WhenAsked, "its decoder opens it");
+        let request = HttpRequest { target: "/lengths".into(), ..HttpRequest::default() };
+        let mut decoder = codec.decoder_for(request.clone());
+        assert_eq!(decoder.request(), Some(&request));
+        let open = Open { request: Some(Box::new(request)), ..Open::default() };
+        assert_eq!(decoder.decode(&mut &[][..], &LIMITS), Some(Ok(Command::Open(Box::new(open)))));
+        assert_eq!((decoder.decode(&mut &[][..], &LIMITS), decoder.request(), decoder.memory()), (None, None, 0));
+    }
+
+    #[test]
+    fn a_farewell_of_several_messages_comes_before_the_close() {
+        let codec = WebSocket::new(Lengths(Opens::AtOnce));
+        assert_eq!((codec.heartbeat(), codec.answers()), (Heartbeat::Never, Answers::Never));
+        let bye = |code| {
+            let refusal = Refusal { id: None, code, message: "m", reconnect_after: None, status: None };
+            let mut out = BytesMut::new();
+            codec.encode(&ServerEvent::Bye(refusal), &AT, &mut out);
+            out
+        };
+        let words = b"\x81\x03two\x82\x05words";
+        assert!(bye(ErrorCode::Banned).starts_with(&[&words[..], b"\x88\x08\x11\x41banned"].concat()));
+        assert_eq!(bye(ErrorCode::BadFrame)[..], *b"\x88\x03\x03\xeam", "nothing can be trusted after such a frame");
+    }
+}
