@@ -16,7 +16,7 @@ use crate::wire::{Base64, Publication, TopicName, put_decimal};
 const FORM_2: &[u8] = b"2\n";
 
 /// Marks a message of bytes.
-const BYTES: &[u8] = b" bytes";
+const BYTES: &str = " bytes";
 
 /// The messages of a submission, or of a record.
 ///
@@ -65,7 +65,7 @@ impl Payload {
                 text.put_slice(end);
             }
             if base64.is_some() {
-                text.put_slice(BYTES);
+                text.put_slice(BYTES.as_bytes());
             }
             if let Some(client) = excluded {
                 text.put_slice(format!(" !{client}").as_bytes());
@@ -125,7 +125,7 @@ fn next<'a>(topic: &TopicName, text: &'a [u8], is_form_2: bool) -> Option<(Publi
         Some((line, client)) if is_form_2 => (line, Some(client.parse().ok()?)),
         _ => (line, None),
     };
-    let (line, is_bytes) = match line.strip_suffix(" bytes") {
+    let (line, is_bytes) = match line.strip_suffix(BYTES) {
         Some(line) if is_form_2 => (line, true),
         _ => (line, false),
     };
