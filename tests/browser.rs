@@ -178,6 +178,8 @@ fn a_page_publishes_and_learns_the_outcome() {
         json!(["published", "nobody", 16, 0, 0]),
         json!(["published", "news", 16, 1, 1]),
         json!(["message", 1, "quote", 7, {"price": 1.5}]),
+        json!(["published", "bytes", 16, 1, 1]),
+        json!(["bytes", true, true, 256]),
         json!(["refused", "bad_topic", 4407]),
         json!(["refused", "frame_too_large", 4402]),
         json!(["refused", "not_connected", null]),

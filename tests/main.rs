@@ -15,6 +15,7 @@ mod benchmarks;
 mod browser;
 mod browser_run;
 mod bursts;
+mod bytes;
 mod churn;
 mod cli_bench;
 mod cli_fake_server;

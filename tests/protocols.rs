@@ -11,8 +11,7 @@ use janus_core::wire::websocket::{
     ClientMessage, Close, Endpoint, MessageDecoder, MessageProtocol, MessageWriter, Reading, Takes, UpgradeError,
 };
 use janus_core::wire::{
-    Answers, Command, ErrorCode, FrameError, HttpError, HttpRequest, Open, Refusal, ServerEvent, Timestamp,
-    WebSocket,
+    Answers, Command, ErrorCode, FrameError, HttpError, HttpRequest, Open, Refusal, ServerEvent, Timestamp, WebSocket,
 };
 use janus_core::{
     ClientId, Config, HttpRoute, Janus, Message as Publication, RouteRequest, RouteResponse, StartupError,

@@ -241,7 +241,9 @@ impl Client<'_> {
                     },
                     ServerFrame::Ping(payload) => answers.extend(websocket::pong(payload, MASK)),
                     ServerFrame::Pong(_) | ServerFrame::Close { .. } => {}
-                    ServerFrame::Unexpected => panic!("client {}: an unexpected frame", self.number),
+                    ServerFrame::Binary(_) | ServerFrame::Unexpected => {
+                        panic!("client {}: an unexpected frame", self.number)
+                    }
                 }
             }
             if !answers.is_empty() && stream.write_all(&answers).await.is_err() {

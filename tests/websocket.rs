@@ -272,6 +272,17 @@ impl Socket {
         }
     }
 
+    /// The text of the next message.
+    pub(crate) async fn text(&mut self) -> String {
+        loop {
+            if let Some((first, payload)) = self.take_frame() {
+                assert_eq!(first, FIN | TEXT);
+                return String::from_utf8(payload).expect("a message is text");
+            }
+            self.more().await.expect("the connection stays");
+        }
+    }
+
     /// Reads the end of the protocol: a `bye`, which is returned, a close with the same code, and the end of the
     /// stream.
     #[track_caller]

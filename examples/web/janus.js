@@ -8,16 +8,13 @@
  * After a lost connection each message comes once and in order, or a gap in its place.
  */
 
-// Waits are random parts of this time, doubled until a connection is stable.
+// Random parts of this, doubled until a connection is stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
-/** Limit of open requests. */
-const PENDING_MAX = 256;
-/** From here on codes are final. */
-const FINAL = 4400;
-/** Not final with `getToken`. */
-const EXPIRED = 4418;
+const PENDING_MAX = 256; // open requests
+const FINAL = 4400; // and above
+const EXPIRED = 4418; // not final with `getToken`
 
 /**
  * `reason` is the server's name of an error, with its `code`, or `not_connected`, `too_many_pending`, `connection_lost`
@@ -31,11 +28,11 @@ export class JanusError extends Error {
 }
 
 /**
- * Exceptions of handlers are reported, and stop nothing.
+ * Exceptions of handlers are reported.
  *
  * @typedef {object} Handlers of a topic
  * @property {"start" | "last"} [since] what is kept, or its last message, first
- * @property {({topic, seq, time, event, messageId, data}) => void} [message]
+ * @property {({topic, seq, time, event, messageId, data}) => void} [message] bytes as a Uint8Array
  * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
  * @property {(error: JanusError) => void} [error] final from code 4400 on
@@ -55,19 +52,15 @@ export class Janus {
   #options;
   #state = "connecting";
   #attempt;
-  /** Once open. */
   #socket;
   #stableAt = Infinity;
   #session;
-  /** Until the server tells: enough for any topic. */
-  #frameMax = 25_000;
+  #frameMax = 25_000; // Until the server tells.
   #feeds = new Map();
-  /** Open requests, by id. */
   #requests = new Map();
   #lastId = 0;
   #attempts = 0;
-  /** The server has asked for a pause. */
-  #sentAway;
+  #sentAway; // By the server.
   #timer;
   #token;
   #expired;
@@ -88,23 +81,25 @@ export class Janus {
     if (this.#feeds.has(topic)) throw new JanusError("already_subscribed", topic);
     const feed = this.#add(topic, handlers);
     this.#ask(feed);
-    return { unsubscribe: () => this.#drop(feed) && this.#socket && this.#send({ type: "unsubscribe", topic }) };
+    return { unsubscribe: () => this.#drop(feed) && this.#send({ type: "unsubscribe", topic }) };
   }
 
-  /** Rejected without a connection, not queued. @returns {Promise<{topic, epoch, seq, subscribers}>} */
+  /** JSON or a Uint8Array. Rejected without a connection. @returns {Promise<{topic, epoch, seq, subscribers}>} */
   async publish(topic, data, { event, messageId } = {}) {
     if (this.#state !== "connected") throw new JanusError("not_connected");
     if (this.#requests.size >= PENDING_MAX) throw new JanusError("too_many_pending");
-    const frame = { type: "publish", topic, event, message_id: messageId, data };
+    const frame = { type: "publish", topic, event, message_id: messageId };
+    if (data instanceof Uint8Array) frame.data_base64 = btoa(data.reduce((text, byte) => text + String.fromCharCode(byte), ""));
+    else frame.data = data;
     return new Promise((done, failed) => this.#request(frame, done, failed));
   }
 
-  /** Closes the client for good. */
+  /** For good. */
   close() {
     this.#end();
   }
 
-  /** A socket given up may say more. */
+  // A socket given up may say more.
   #ifCurrent(act) {
     const attempt = this.#attempt;
     return (value) => attempt === this.#attempt && act(value);
@@ -199,8 +194,8 @@ export class Janus {
     if (!this.#socket) return;
     feed.asking = true;
     const failed = (error) => {
-      if (!error.code || feed.ended) return; // Lost: the next connection asks again.
-      // Before the handler, which may subscribe anew.
+      if (!error.code || feed.ended) return; // The next connection asks again.
+      // The handler may subscribe anew.
       if (error.code >= FINAL) this.#drop(feed);
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
@@ -225,7 +220,7 @@ export class Janus {
   }
 
   #send(frame) {
-    this.#socket.send(JSON.stringify(frame));
+    this.#socket?.send(JSON.stringify(frame));
   }
 
   #after(ms, act) {
@@ -285,12 +280,8 @@ export class Janus {
   }
 }
 
-/** A subscribed topic. */
 class Feed {
-  /** Of the last message or gap. */
-  position;
-  ended;
-  asking;
+  position; // Of the last message or gap.
 
   constructor(topic, handlers) {
     Object.assign(this, { topic, handlers });
@@ -311,12 +302,14 @@ class Feed {
     this.tell("subscribed", frame);
   }
 
-  message({ topic, seq, time, event, message_id: messageId, data }) {
-    const { epoch, seq: last } = this.position;
+  message({ message_id: messageId, data_base64: text, ...message }) {
+    const { seq } = message;
+    const { seq: last, epoch } = this.position;
     if (seq <= last) return;
     if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // A hole without a gap.
     this.position.seq = seq;
-    this.tell("message", { topic, seq, time, event, messageId, data });
+    if (text !== undefined) message.data = Uint8Array.from(atob(text), (byte) => byte.charCodeAt());
+    this.tell("message", { ...message, messageId });
   }
 
   gap({ epoch, from, to }) {

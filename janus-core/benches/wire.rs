@@ -138,6 +138,7 @@ fn encode_websocket(criterion: &mut Criterion) {
             event: publication.event(),
             message_id: publication.message_id(),
             data: publication.data(),
+            base64: publication.base64(),
         });
         let mut buffer = BytesMut::with_capacity(2 * bytes + 512);
         WebSocket::v1().encode(&event, &timestamp, &mut buffer);

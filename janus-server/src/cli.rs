@@ -333,8 +333,16 @@ pub(crate) struct Publish {
     /// Blank lines of the input are skipped. Write an empty message as "" (with the quotes).
     ///
     /// Put text that begins with a hyphen after `--`, so that a mistyped flag is not published.
-    #[arg(allow_negative_numbers = true)]
-    pub(crate) data: String,
+    #[arg(allow_negative_numbers = true, required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) data: Option<String>,
+    /// Send the message as bytes: the text as it is, or with `-` all of standard input as one message.
+    ///
+    /// Subscribers whose protocol is JSON see bytes as `data_base64` in place of `data`.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) bytes: bool,
+    /// Send the bytes of this file as one message.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub(crate) file: Option<PathBuf>,
     /// The message's `event`.
     #[arg(long, default_value = "")]
     pub(crate) event: String,

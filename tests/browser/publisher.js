@@ -22,6 +22,14 @@ await publish("news", { price: 1.5 }, { event: "quote", messageId: 7 });
 // The order of receipt and message is not specified.
 const { seq, event, messageId, data } = await arrived.promise;
 report("message", seq, event, messageId, data);
+// Bytes come back as bytes.
+const bytes = Uint8Array.from({ length: 256 }, (_, byte) => byte);
+const [listening, echo] = [Promise.withResolvers(), Promise.withResolvers()];
+janus.subscribe("bytes", { subscribed: listening.resolve, message: echo.resolve });
+await listening.promise;
+await publish("bytes", bytes);
+const { data: payload } = await echo.promise;
+report("bytes", payload instanceof Uint8Array, payload.every((byte, place) => byte === place), payload.length);
 await publish("", "what topic");
 await publish("news", "x".repeat(70_000));
 janus.close();

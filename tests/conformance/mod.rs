@@ -10,7 +10,7 @@ mod unix;
 
 use std::time::Duration;
 
-use janus_core::conformance::{self, Check, ClassicClient, Report, SseClient, WebSocketClient};
+use janus_core::conformance::{self, CborClient, Check, ClassicClient, Report, SseClient, WebSocketClient};
 use janus_core::wire::classic::Classic;
 use janus_core::wire::{AllowedOrigins, HttpPort};
 
@@ -38,6 +38,12 @@ pub(crate) fn http_port() -> HttpPort {
 #[tokio::test]
 async fn the_websocket_transport_conforms() {
     let report = conformance::run(http_port(), WebSocketClient).await;
+    assert_skips_only(&report, &[]);
+}
+
+#[tokio::test]
+async fn the_binary_protocol_over_websocket_conforms() {
+    let report = conformance::run(http_port(), CborClient).await;
     assert_skips_only(&report, &[]);
 }
 

@@ -165,7 +165,9 @@ impl Client {
                         other => panic!("client {}: {other:?}", self.number),
                     },
                     ServerFrame::Close { .. } | ServerFrame::Ping(_) | ServerFrame::Pong(_) => {}
-                    ServerFrame::Unexpected => panic!("client {}: an unexpected frame", self.number),
+                    ServerFrame::Binary(_) | ServerFrame::Unexpected => {
+                        panic!("client {}: an unexpected frame", self.number)
+                    }
                 }
             }
         }

@@ -91,7 +91,7 @@ fuzz_target!(|input: (&str, &str, &str, &str, [Option<u64>; 3], bool, u8)| {
     let mut subscriber = ServerDecoder::new();
     assert_eq!(
         subscriber.decode(&mut rest),
-        Some(ServerFrame::Message { timestamp: TIMESTAMP, topic: name.into(), event, message_id, data })
+        Some(ServerFrame::Message { timestamp: TIMESTAMP, topic: name.into(), event, message_id, data, base64: None })
     );
     assert!(rest.is_empty());
 });

@@ -128,7 +128,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use carrier::{Accepting, Carrier, Connecting};
-pub use clients::{ClassicClient, SseClient, WebSocketClient};
+pub use clients::{CborClient, ClassicClient, SseClient, WebSocketClient};
 
 use crate::wire::{Codec, Position};
 use stage::{Stage, Stop};

@@ -301,6 +301,7 @@ impl Batch {
             let frame = &self.classic.bytes[start..end as usize];
             start = end as usize;
             let parts = run.next(frame).expect(NOTHING_BUT_MESSAGES);
+            let (data, base64) = wire::json_and_base64(parts.data);
             let message = wire::NumberedMessage {
                 topic: &self.topic,
                 topic_json,
@@ -309,7 +310,8 @@ impl Batch {
                 timestamp: parts.timestamp,
                 event: parts.event,
                 message_id: parts.message_id,
-                data: parts.data,
+                data,
+                base64,
             };
             codec.encode(&ServerEvent::Message(message), &parts.timestamp, &mut bytes);
             ends.push(u32::try_from(bytes.len()).expect("a batch is sealed long before 4 GiB"));

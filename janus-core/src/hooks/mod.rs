@@ -180,6 +180,8 @@ pub trait Hooks: Send + Sync + 'static {
     /// Decides whether the client may publish the message to the topic. Asked only under [`Grant::Ask`], and if the
     /// listener allows publishing ([`Config::allow_publish`](crate::Config::allow_publish)).
     ///
+    /// The hook sees the payload as [`Publication::data`], or as [`Publication::base64`] if it is bytes.
+    ///
     /// Asked once per message, and the next message of the same client waits: for fast publishers, let `authenticate`
     /// decide, with [`Grant::Only`] for some topics.
     fn authorize_publish(

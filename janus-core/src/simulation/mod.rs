@@ -116,6 +116,7 @@ use crate::instance::janus::WeakJanus;
 use crate::instance::shared::Shared;
 use crate::supervision::{ChildSpec, Place, Shutdown, Strategy, Supervisor};
 use crate::topic;
+use crate::wire::websocket::Cbor;
 use crate::wire::{Codec, WebSocket};
 use crate::{Config, Fault, Janus, Message, Namespace, Position, PublishError, Receipt, Resume, SlowConsumer};
 
@@ -322,8 +323,11 @@ fn config(chance: &Chance) -> Config {
 }
 
 /// The modern protocol in WebSocket frames, without the request to upgrade.
-fn websocket(janus: &Janus) -> Arc<Origin> {
-    let codec: Arc<dyn Codec> = Arc::new(WebSocket::v1());
+fn websocket(janus: &Janus, is_binary: bool) -> Arc<Origin> {
+    let codec: Arc<dyn Codec> = match is_binary {
+        true => Arc::new(WebSocket::new(Cbor)),
+        false => Arc::new(WebSocket::v1()),
+    };
     let codec_id = janus.tables().codecs().register(&codec).expect("it is the second");
     Arc::new(Origin { codec, codec_id, is_local: true, pass_on: None, tls: None })
 }
@@ -335,12 +339,13 @@ impl World {
     async fn new(seed: u64, chance: Chance) -> Self {
         let place = Place::here();
         let (janus, config) = Self::start(&chance, &place).await;
+        let is_binary = seed % 2 == 1;
         let crash_rate = chance.pick(&[10, 40, 100, 400]);
         let modern = chance.pick(&[2, 5, 8]);
         Self {
             seed,
             limits: Self::limits(&config, 0),
-            websocket: websocket(&janus),
+            websocket: websocket(&janus, is_binary),
             chance,
             place,
             janus,
@@ -349,7 +354,7 @@ impl World {
             listeners: Vec::new(),
             places: Vec::new(),
             lost: Vec::new(),
-            model: Model::default(),
+            model: Model::new(is_binary),
             trace: Trace::default(),
             receipts: Rc::default(),
             unanswered: 0,
@@ -461,7 +466,7 @@ mod tests {
                 .unwrap();
             let addr = SocketAddr::from(([10, 0, 0, 1], 1));
             let (server, peer) = memory::pair(addr, 64, chance.clone());
-            acceptor::serve(janus.tables(), Accepted::new(server, addr.into()), &websocket(&janus));
+            acceptor::serve(janus.tables(), Accepted::new(server, addr.into()), &websocket(&janus, false));
             let (mut decoder, mut seen) = (ServerDecoder::new(), Vec::new());
             let mut read = || {
                 let mut bytes = Vec::new();

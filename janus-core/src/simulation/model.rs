@@ -106,9 +106,15 @@ pub(super) struct Model {
     last: [(Epoch, u64); TOPICS],
     /// A logical clock, which rises with every answer to a publisher.
     pub(super) now: u64,
+    /// Whether the modern clients of this world speak `janus.v1.cbor`.
+    pub(super) is_binary: bool,
 }
 
 impl Model {
+    pub(super) fn new(is_binary: bool) -> Self {
+        Self { is_binary, ..Self::default() }
+    }
+
     pub(super) fn publish(&mut self, topic: usize, padding: usize) -> Id {
         let id = self.messages.len();
         self.by_topic[topic].push(id);

@@ -1,4 +1,4 @@
-//! A client of `janus.v1.json` over WebSocket. Numbers and gaps are visible to the client, and each is checked.
+//! A client of `janus.v1.json`, or in every other world of `janus.v1.cbor`, over WebSocket. Numbers and gaps are visible to the client, and each is checked.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -10,9 +10,9 @@ use super::client::{self, Client, Line, Reason, UNKNOWN_TOKEN};
 use super::model::{BEARING, Form, Id, Model, OF_SESSIONS, Outcome, TOPICS, topic_name};
 use super::{Chance, Limits, MAX_ENTRY, Trace};
 use crate::delivery::memory::Read;
-use crate::wire::ErrorCode;
 use crate::wire::v1::client::{self as v1, ServerFrame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder};
+use crate::wire::{ErrorCode, cbor};
 use crate::{Epoch, Position, PublishError};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -45,6 +45,7 @@ pub(super) struct Modern {
     /// The client has got a close frame.
     is_closed: bool,
     last_receipt: [(Epoch, u64); TOPICS],
+    is_binary: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +137,7 @@ impl Modern {
             closes: false,
             is_closed: false,
             last_receipt: [(Epoch::NONE, 0); TOPICS],
+            is_binary: model.is_binary,
         };
         let Some(mut session) = earlier else {
             client.write(&v1::hello(None, None));
@@ -164,7 +166,12 @@ impl Modern {
     }
 
     fn write(&mut self, text: &str) {
-        self.line.outgoing.extend(websocket::text(text, MASK));
+        self.line.outgoing.extend(self.message(text));
+    }
+
+    /// The message with a frame of the protocol, given in JSON.
+    fn message(&self, text: &str) -> Vec<u8> {
+        if self.is_binary { websocket::binary(&cbor::client::frame(text), MASK) } else { websocket::text(text, MASK) }
     }
 
     /// Notes a command, and returns its new request id.
@@ -194,7 +201,12 @@ impl Modern {
             let number = self.line.number;
             assert!(!self.is_closed, "client {number}: {frame:?} came after a close");
             match frame {
-                websocket::ServerFrame::Text(text) => self.take_frame(text, model, trace, limits),
+                websocket::ServerFrame::Text(text) if !self.is_binary => self.take_frame(text, model, trace, limits),
+                websocket::ServerFrame::Binary(bytes) if self.is_binary => {
+                    let text = cbor::client::json(bytes);
+                    let text = text.unwrap_or_else(|error| panic!("client {number}: {error}: {bytes:02x?}"));
+                    self.take_frame(&text, model, trace, limits);
+                }
                 websocket::ServerFrame::Ping(payload) => {
                     assert!(self.token.is_some(), "client {number}: a ping came before the welcome");
                     trace.note("ping", number, 0, 0);
@@ -554,7 +566,7 @@ impl Client for Modern {
     }
 
     fn leave_unfinished(&mut self) {
-        let frame = websocket::text(v1::PING, MASK);
+        let frame = self.message(v1::PING);
         self.line.outgoing.extend(&frame[..frame.len() - 1]);
         self.line.reason.unfinished = true;
     }

@@ -132,7 +132,7 @@ impl World {
     pub(super) async fn restart(&mut self) {
         let old = Arc::downgrade(self.janus.tables());
         let (janus, config) = Self::start(&self.chance, &self.place).await;
-        self.websocket = websocket(&janus);
+        self.websocket = websocket(&janus, self.model.is_binary);
         (self.janus, self.limits, self.config) = (janus, Self::limits(&config, self.limits.instance + 1), config);
         sleep(Duration::from_millis(1)).await;
         assert_eq!(old.strong_count(), 0, "nothing of the old instance is left");

@@ -19,6 +19,7 @@ use crate::topic::table::LookUp;
 use crate::topic::{Enqueued, TopicError, TopicState, Topics, Waiter};
 use crate::wire::{
     ClientId, Epoch, ErrorCode, Handling, IdempotencyKey, Position, Publication, RequestId, ServerEvent, TopicName,
+    data_of_bytes,
 };
 
 /// The longest name of a topic under any setting.
@@ -133,7 +134,7 @@ impl PublishError {
     }
 }
 
-/// A message of a publisher in this process. A clone shares the text.
+/// A message of a publisher in this process: a value as JSON, or [bytes](Self::bytes). A clone shares the text.
 ///
 /// ```
 /// use janus_core::Message;
@@ -150,7 +151,7 @@ pub struct Message {
     handling: Option<Box<Handling>>,
 }
 
-/// The parts of a message besides its topic, each a JSON value.
+/// The parts of a message besides its topic, each a JSON value, or for the data that of [`data_of_bytes`].
 #[derive(Clone, Debug)]
 struct Text {
     event: String,
@@ -175,6 +176,40 @@ impl Message {
         }
         let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
         Ok(Self { topic, text: Arc::new(text), handling: None })
+    }
+
+    /// A message whose payload is these bytes, with an empty event and message id.
+    ///
+    /// Clients of `janus.v1.cbor` get the bytes as they are; clients of other protocols see them as `data_base64`, a third
+    /// longer, in place of `data`. Subscribers in this process take them with [`Delivery::bytes`](crate::Delivery::bytes).
+    /// The limit `max_frame_bytes` counts the bytes as they are. In memory (the limits of topics and queues, the history) the
+    /// message takes the length of the base64.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use janus_core::{Config, Janus};
+    /// use janus_core::{Event, Message};
+    ///
+    /// # let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let mut frames = janus.subscribe("camera:1")?;
+    /// # frames.ready().await?;
+    /// janus.publish_message(Message::bytes("camera:1", b"\x00\xff")?.event("frame")).await?;
+    /// let Some(Event::Message(frame)) = frames.next().await else { panic!("no message") };
+    /// assert_eq!(frame.bytes().as_deref(), Some(&b"\x00\xff"[..]));
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] if a topic cannot have this name, as in [`new`](Self::new).
+    pub fn bytes(topic: &str, bytes: impl AsRef<[u8]>) -> Result<Self, PublishError> {
+        let data = data_of_bytes(bytes.as_ref());
+        let text = Text { event: "\"\"".to_owned(), message_id: "\"\"".to_owned(), data };
+        Ok(Self { topic: topic_name(topic)?, text: Arc::new(text), handling: None })
     }
 
     /// Sets the message's `event`, a string.
@@ -250,7 +285,7 @@ impl Message {
         self.topic.as_str()
     }
 
-    /// Bytes of its text: data, event and message id as JSON, without the topic.
+    /// Bytes of its text: data, event and message id as JSON, without the topic. Bytes count as base64.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a message is never empty")]
     pub fn len(&self) -> usize {
@@ -263,8 +298,8 @@ impl Message {
         let topic = TopicName::new(self.topic.as_str(), config.max_topic_bytes).map_err(|error| invalid(&error))?;
         let Text { event, message_id, data } = &*self.text;
         let publication = Publication::of_checked(&topic, event, message_id, data);
-        if publication.len() > config.max_frame_bytes {
-            let (length, limit) = (publication.len(), config.max_frame_bytes);
+        let (length, limit) = (publication.payload_len(), config.max_frame_bytes);
+        if length > limit {
             return Err(PublishError::Invalid(format!(
                 "the message takes {length} bytes, and max_frame_bytes allows {limit}"
             )));
@@ -565,6 +600,16 @@ mod tests {
         let other = other.message_id("2");
         assert_eq!((&*message.text.message_id, &*other.text.message_id), ("\"\"", "\"2\""));
         assert!(matches!(message.for_topic("a\nb"), Err(PublishError::Invalid(_))));
+    }
+
+    #[test]
+    fn max_frame_bytes_counts_bytes_as_they_are() {
+        let config = Config { max_frame_bytes: 1_000, ..Config::default() };
+        let publication = |length| Message::bytes("news", vec![0xff; length]).unwrap().into_parts(&config);
+        let beside = publication(0).unwrap().1.payload_len();
+        let (_, longest) = publication(1_000 - beside).unwrap();
+        assert_eq!((longest.payload_len(), longest.len() > 1_250), (1_000, true));
+        assert!(matches!(publication(1_001 - beside), Err(PublishError::Invalid(_))));
     }
 
     #[test]

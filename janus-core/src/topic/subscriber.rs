@@ -12,7 +12,7 @@ use std::task::{self, Poll};
 
 use bytes::Bytes;
 use futures_util::{Stream, ready};
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned};
 use serde::ser::{self, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -23,7 +23,7 @@ use crate::delivery::{Batch, End, Slot, Subscription};
 use crate::topic::cluster::Want;
 use crate::topic::{Beginning, CatchUp, Entry, Excerpt, Hold, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
-use crate::wire::{Epoch, Position, Since, Timestamp, TopicName};
+use crate::wire::{Base64, Epoch, Position, Since, Timestamp, TopicName, json_and_base64};
 
 /// How a subscriber in this process wants its messages.
 ///
@@ -117,7 +117,8 @@ pub struct Resumption {
 /// A message, delivered to a subscriber.
 ///
 /// Serde writes the shape that messages have in event streams, with the keys of a message of `janus.v1.json`: the text of the
-/// publisher is carried as it is, and `time` is in milliseconds since the Unix epoch. The epoch of the position is not
+/// publisher is carried as it is, bytes are `data_base64` in place of `data`, and `time` is in milliseconds since the Unix
+/// epoch. The epoch of the position is not
 /// part of the shape; serialize [`position`](Self::position) for a client that resumes. For JSON, by `serde_json`.
 ///
 /// ```
@@ -147,6 +148,7 @@ pub struct Delivery {
     pub timestamp: Timestamp,
     event: Bytes,
     message_id: Bytes,
+    /// As in the topic's frames: see [`json_and_base64`].
     data: Bytes,
 }
 
@@ -181,18 +183,34 @@ impl Delivery {
         text(&self.message_id)
     }
 
-    /// The data, as JSON text.
+    /// The data, as JSON text; `null` if the payload is bytes.
     #[must_use]
     pub fn data(&self) -> &str {
-        text(&self.data)
+        json_and_base64(text(&self.data)).0
+    }
+
+    /// The payload, if it is bytes: see [`Message::bytes`](crate::Message::bytes). Each call decodes the payload anew.
+    #[must_use]
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        self.base64().map(Base64::decode)
+    }
+
+    /// The payload, if it is bytes, as text.
+    #[must_use]
+    pub fn base64(&self) -> Option<Base64<'_>> {
+        json_and_base64(text(&self.data)).1
     }
 
     /// Reads the data as a value.
     ///
     /// # Errors
     ///
-    /// The data is not a value of this type: a mistake of the publisher, or of the subscriber about the type.
+    /// The data is not a value of this type: a mistake of the publisher, or of the subscriber about the type. Bytes are no
+    /// value of any type.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        if self.base64().is_some() {
+            return Err(de::Error::custom("the payload is bytes and not JSON: take it with Delivery::bytes"));
+        }
         serde_json::from_slice(&self.data)
     }
 }
@@ -212,7 +230,10 @@ struct MessageJson<'a> {
     time: u64,
     event: &'a RawValue,
     message_id: &'a RawValue,
-    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<&'a str>,
 }
 
 impl<'a> MessageJson<'a> {
@@ -221,13 +242,15 @@ impl<'a> MessageJson<'a> {
         let raw = |text: &'a str| {
             serde_json::from_str(text).map_err(|error| E::custom(format_args!("a message is not valid JSON: {error}")))
         };
+        let base64 = message.base64();
         Ok(Self {
             topic,
             seq: message.seq(),
             time: message.timestamp.unix_millis(),
             event: raw(message.event())?,
             message_id: raw(message.message_id())?,
-            data: raw(message.data())?,
+            data: if base64.is_none() { Some(raw(message.data())?) } else { None },
+            data_base64: base64.map(Base64::as_str),
         })
     }
 }
@@ -637,11 +660,16 @@ mod tests {
         topics.table.find("news").expect("the topic has a subscriber, or history")
     }
 
-    /// Publishes this many messages, their numbers as data, and hands them out in place of the topic's actor.
+    /// Publishes this many messages, and hands them out in place of the topic's actor.
     fn publish(topics: &Topics, messages: usize) {
         let name = TopicName::new("news", 255).unwrap();
-        for _ in 0..messages {
-            let publication = Publication::of_checked(&name, "\"greeting\"", "42", "[1, 2]");
+        let publication = Publication::of_checked(&name, "\"greeting\"", "42", "[1, 2]");
+        publish_all(topics, vec![publication; messages]);
+    }
+
+    fn publish_all(topics: &Topics, publications: Vec<Publication>) {
+        let name = TopicName::new("news", 255).unwrap();
+        for publication in publications {
             assert!(
                 route(
                     topics,
@@ -686,6 +714,22 @@ mod tests {
             assert_eq!(message.parse::<(u8, u8)>().unwrap(), (1, 2));
             assert!(message.parse::<String>().is_err());
             assert_eq!((message.position, message.seq()), (subscriber.position(), 1));
+            assert_eq!((message.bytes(), message.base64()), (None, None));
+        });
+    }
+
+    #[test]
+    fn bytes_come_back_and_are_no_value_of_any_type() {
+        with_topics(Config::default(), |topics| {
+            let mut subscriber = subscribe(topics, SubscribeOptions::default());
+            let name = TopicName::new("news", 255).unwrap();
+            publish_all(topics, vec![Publication::of_bytes(&name, "1", "2", b"\0\xff").unwrap()]);
+            let Some(Some(Event::Message(message))) = subscriber.next().now_or_never() else { panic!("a message") };
+            assert_eq!((message.event(), message.message_id(), message.data()), ("1", "2", "null"));
+            assert_eq!((message.bytes(), message.base64().map(Base64::as_str)), (Some(vec![0, 0xff]), Some("AP8=")));
+            assert!(message.parse::<Option<u8>>().unwrap_err().to_string().contains("Delivery::bytes"));
+            let json = serde_json::to_string(&message).unwrap();
+            assert!(json.ends_with(r#","event":1,"message_id":2,"data_base64":"AP8="}"#), "{json}");
         });
     }
 

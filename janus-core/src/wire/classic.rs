@@ -15,7 +15,7 @@ use super::codec::{self, Answers, Codec, Heartbeat};
 use super::event::{NumberedMessage, Refusal, ServerEvent};
 use super::json::{self, JsonError, Reader};
 use super::proxy_header::ProxyHeader;
-use super::publication::{Parts, put_decimal, put_json_string, put_topic};
+use super::publication::{Parts, data_of_base64, put_decimal, put_json_string, put_topic};
 use super::request::{
     self, Batch, RawPublication, bad_json, duplicate_key, duplicate_topic, text, topic_must_be_a_string, unfinished,
 };
@@ -61,9 +61,10 @@ impl Codec for Classic {
             }
             ServerEvent::Message(message) => {
                 put_timestamp(out, &message.timestamp);
-                let NumberedMessage { event, message_id, data, .. } = message;
+                let NumberedMessage { event, message_id, data, base64, .. } = message;
+                let bytes = base64.map(data_of_base64);
                 put_topic(out, message.topic);
-                Parts { event, message_id, data }.write(out);
+                Parts { event, message_id, data: bytes.as_deref().unwrap_or(data) }.write(out);
             }
             // A drain is no error, and a classic client can be told of errors only: the FIN is enough.
             ServerEvent::Bye(Refusal { code: ErrorCode::ServerDraining, .. }) => {}
@@ -501,7 +502,8 @@ impl<'a> Request<'a> {
                     }
                 };
                 let (topic, publication) = self.fields.publication(limits, more, batch)?;
-                if let (Some(batch), Some(data), false) = (batch, self.fields.publication.data, ack) {
+                let RawPublication { data, base64, .. } = self.fields.publication;
+                if let (Some(batch), Some(data), None, false) = (batch, data, base64, ack) {
                     batch.note_opening(text, data, PUBLISH_END, (&topic, &publication));
                 }
                 Ok(Command::Publish { topic, publication, ack, id: None })
@@ -545,6 +547,7 @@ impl<'a> DataFields<'a> {
                 "event" => Some(("event", &mut self.publication.event)),
                 "message_id" => Some(("message_id", &mut self.publication.message_id)),
                 "data" => Some(("data", &mut self.publication.data)),
+                "data_base64" => Some(("data_base64", &mut self.publication.base64)),
                 "token" => Some(("token", &mut self.token)),
                 "received" => Some(("received", &mut self.received)),
                 _ => None,

@@ -136,6 +136,9 @@ error_codes! {
     /// A newer connection of the same user has taken the place of this connection.
     ConnectionReplaced = "connection_replaced", 4419, DoNot, true;
 
+    /// The frame is not a frame in CBOR.
+    BadCbor = "bad_cbor", 4420, DoNot, true;
+
     /// The client has reached its limit of subscriptions.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
     /// The server is short of memory: no further connections are accepted for now, or this connection was closed
@@ -161,6 +164,7 @@ impl ErrorCode {
             Self::UnsupportedFrame => 415,
             Self::RateLimited => 429,
             Self::BadJson
+            | Self::BadCbor
             | Self::BadUtf8
             | Self::UnfinishedFrame
             | Self::UnknownAction

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{ClientId, Epoch, ErrorCode, Limits, Position, RequestId, Since, Timestamp, TopicName};
+use super::{Base64, ClientId, Epoch, ErrorCode, Limits, Position, RequestId, Since, Timestamp, TopicName};
 
 /// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +169,9 @@ pub struct NumberedMessage<'a> {
     pub event: &'a str,
     /// The message's identifier, as JSON text.
     pub message_id: &'a str,
-    /// The data, as JSON text.
+    /// The data, as JSON text; `null` if the payload is bytes.
     pub data: &'a str,
+    /// The payload, if it is bytes. A format of JSON tells its clients `data_base64` in place of `data`; a binary format
+    /// [puts](Base64::put) the bytes as they are.
+    pub base64: Option<Base64<'a>>,
 }

@@ -31,7 +31,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::origins::{AllowedOrigins, host_and_port, is_site};
 use super::sse::Sse;
-use super::websocket::{self, Endpoint, WebSocket};
+use super::websocket::{self, Cbor, Endpoint, WebSocket};
 use super::{
     Codec, Command, Decoder, ErrorCode, FrameError, HttpRequest, Limits, Opens, Refusal, Refusing, ServerEvent,
     Timestamp,
@@ -43,8 +43,8 @@ pub(crate) use error::reason_phrase;
 use head::check_passed_on;
 pub(super) use head::{Head, HeadReader};
 pub use path::{PathPattern, PathPatternError};
-pub use publishing::PublishRoute;
 use publishing::{Progress, Routes, Submission};
+pub use publishing::{PublishQuery, PublishRoute};
 
 /// How long, in seconds, a browser may remember the answer to a preflight.
 const PREFLIGHT_MAX_AGE: &str = "600";
@@ -131,7 +131,7 @@ impl HttpPort {
         let rules = Arc::new(ArcSwap::from_pointee(Rules::new(allowed_origins, sse_retry)));
         let (own_ports, routes, websockets) = (Vec::new(), Routes::default(), Vec::new());
         Self(Arc::new(Shared { rules, own_ports, routes, websockets, codecs: 0 }))
-            .websocket(PathPattern::exact("/ws"), Endpoint::new(WebSocket::v1()))
+            .websocket(PathPattern::exact("/ws"), Endpoint::new(WebSocket::v1()).or(WebSocket::new(Cbor)))
     }
 
     /// Adds the protocols of WebSockets at other paths. Where several patterns fit a path, the earliest counts, and the paths

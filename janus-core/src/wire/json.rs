@@ -59,6 +59,41 @@ pub(crate) fn members<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> Res
     Ok(members)
 }
 
+/// The keys and values of an object, in their order.
+pub(super) fn members_of(text: &str) -> Result<Vec<(Cow<'_, str>, &str)>, JsonError> {
+    let mut reader = Reader::new(text);
+    let mut members = Vec::new();
+    let mut key = reader.first_key()?;
+    while let Some(name) = key {
+        members.push((name, reader.value()?));
+        key = reader.next_key()?;
+    }
+    reader.end()?;
+    Ok(members)
+}
+
+/// The values of a list.
+pub(super) fn items_of(text: &str) -> Result<Vec<&str>, JsonError> {
+    let mut reader = Reader::new(text);
+    let mut items = Vec::new();
+    reader.skip_white_space();
+    if !reader.eat(b'[') {
+        return Err(reader.expected("'['"));
+    }
+    reader.skip_white_space();
+    let mut is_over = reader.eat(b']');
+    while !is_over {
+        items.push(reader.value()?);
+        reader.skip_white_space();
+        is_over = reader.eat(b']');
+        if !is_over && !reader.eat(b',') {
+            return Err(reader.expected("',' or ']'"));
+        }
+    }
+    reader.end()?;
+    Ok(items)
+}
+
 /// A position in a JSON text.
 pub(super) struct Reader<'a> {
     text: &'a str,
@@ -515,6 +550,16 @@ mod tests {
                 assert_eq!(one_value(&text).unwrap_err().at, at + 1);
             }
         }
+    }
+
+    #[test]
+    fn lists_and_objects_are_taken_apart() {
+        assert_eq!(items_of(" [ 1 ,[2,3], {\"a\":[]} ] "), Ok(vec!["1", "[2,3]", "{\"a\":[]}"]));
+        assert_eq!(items_of("[]"), Ok(Vec::new()));
+        assert!(["", "[", "[1", "[1,]", "[1 2]", "[1}", "[1]]", "{}"].iter().all(|text| items_of(text).is_err()));
+        let members = members_of(r#"{"b":1,"\u0061":[2],"b":3}"#).unwrap();
+        assert_eq!(members, [("b".into(), "1"), ("a".into(), "[2]"), ("b".into(), "3")]);
+        assert!(members_of("[]").is_err());
     }
 
     #[test]

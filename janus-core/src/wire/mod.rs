@@ -10,6 +10,7 @@
 //! | `event.rs` | pure: values | the server's side, as [`ServerEvent`], [`NumberedMessage`] and [`Refusal`] |
 //! | `error.rs` | pure: a table | every [`ErrorCode`] with number, class and HTTP status; [`FrameError`] |
 //! | `classic.rs` | pure: a codec | the NUL-framed protocol of 2009, with the actions added by this project |
+//! | `cbor.rs` | pure: a protocol | `janus.v1.cbor`, the frames of `janus.v1.json` in binary |
 //! | `v1.rs` | pure: a protocol | `janus.v1.json`, the protocol of 2026, carried by a WebSocket |
 //! | `websocket.rs` | pure: a codec | WebSocket frames (RFC 6455), and the contract of the protocols in its messages; its parts are in `websocket/` |
 //! | `sse.rs` | pure: a codec | server-sent events |
@@ -22,7 +23,8 @@
 //! | `length_prefixed.rs` | pure: a decoder | [`LengthPrefixed`], frames that begin with their length |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
-//! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
+//! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text or bytes, carried and never re-encoded |
+//! | `base64.rs` | pure: a value | [`Base64`], bytes inside JSON |
 //! | `client_id.rs` | pure: a value | [`ClientId`], the public name of a connection |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
@@ -32,9 +34,11 @@
 //! | `json.rs` | pure: a reader | JSON in one pass, without decoding |
 //! | `object.rs` | pure: a writer | JSON objects, member by member |
 //!
-//! `classic/client.rs`, `v1/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
+//! `classic/client.rs`, `v1/client.rs`, `cbor/client.rs` and `websocket/client.rs` are the clients' ends of these protocols.
 //! `classic/parts.rs` takes stored messages apart.
 
+mod base64;
+pub mod cbor;
 pub mod classic;
 mod client_id;
 mod codec;
@@ -65,6 +69,7 @@ pub mod websocket;
 /// The buffers of a [`Codec`]: `BytesMut` to write to, `Bytes` to share.
 pub use bytes::{Bytes, BytesMut};
 
+pub use base64::{Base64, Base64Error};
 pub use client_id::{ClientId, ClientIdError};
 pub use codec::{Answers, Codec, Decoder, Heartbeat, Limits, Opens, Refusing};
 pub use command::{Command, Credentials, Open, RequestId};
@@ -72,7 +77,7 @@ pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
-pub use http::{BodyReader, HttpError, HttpPort, PathPattern, PathPatternError, PublishRoute};
+pub use http::{BodyReader, HttpError, HttpPort, PathPattern, PathPatternError, PublishQuery, PublishRoute};
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
@@ -90,4 +95,4 @@ pub use websocket::WebSocket;
 /// For answers of routes.
 pub(crate) use http::{date as http_date, reason_phrase};
 /// For stored messages in their classic form.
-pub(crate) use publication::{Handling, put_decimal, put_json_string};
+pub(crate) use publication::{Handling, data_of_bytes, json_and_base64, put_decimal, put_json_string};

@@ -4,15 +4,19 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::base64::{self, Base64};
 use super::json::{self, JsonError};
 use super::{ClientId, IdempotencyKey, TopicName};
 
-/// A message before it has its place in a topic's order: JSON text, carried and never re-encoded.
+/// A message before it has its place in a topic's order: JSON text or bytes, carried and never re-encoded.
 ///
 /// The text is laid out in advance as the end of a classic frame, `"topic":T,"event":E,"message_id":I,"data":D}\x01`,
 /// so that a topic prepends the timestamp and copies once. Digits, escapes and white space inside E, I and D are the
 /// publisher's; T is the topic's name as written by `serde_json`, so that equal topics are equal bytes. A clone shares
 /// the text.
+///
+/// A payload of bytes stands in the same text as `"data":null,"data_base64":"…"`: a message of bytes costs a third more
+/// memory than its bytes, and a message of JSON costs nothing for the difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
     tail: Bytes,
@@ -44,6 +48,40 @@ pub(super) const EMPTY: &str = "\"\"";
 
 /// What a publisher that names neither event nor id leaves between topic and data: most publishers do.
 pub(super) const BARE: &str = ",\"event\":\"\",\"message_id\":\"\",\"data\":";
+
+/// The beginning of the data of a message of bytes. No JSON value begins so.
+const BYTES: &str = "null,\"data_base64\":\"";
+
+/// The bytes in the kept data of a message; `None` for data that are JSON.
+#[inline]
+pub(crate) fn base64_of(data: &str) -> Option<Base64<'_>> {
+    let text = data.strip_prefix(BYTES)?.strip_suffix('"')?;
+    Some(Base64::of_checked(text))
+}
+
+/// The kept data of a message as readers see them: the JSON text, `null` for bytes, and the bytes.
+#[inline]
+pub(crate) fn json_and_base64(data: &str) -> (&str, Option<Base64<'_>>) {
+    match base64_of(data) {
+        // Of the data, and not a constant: a reader may keep the text, and the message with it.
+        Some(base64) => (&data[..4], Some(base64)),
+        None => (data, None),
+    }
+}
+
+/// The data of a message of bytes, from text that is base64.
+pub(super) fn data_of_base64(text: Base64<'_>) -> String {
+    [BYTES, text.as_str(), "\""].concat()
+}
+
+/// The data of a message of bytes.
+pub(crate) fn data_of_bytes(bytes: &[u8]) -> String {
+    let mut data = String::with_capacity(BYTES.len() + bytes.len().div_ceil(3) * 4 + 1);
+    data.push_str(BYTES);
+    base64::put_base64(&mut data, bytes);
+    data.push('"');
+    data
+}
 
 /// A part of a publication is not JSON; the publisher is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +119,30 @@ impl Publication {
         Ok(Self::lay_out(topic, &parts))
     }
 
-    /// As [`new`](Self::new), for checked parts without surrounding white space.
+    /// Lays out a message whose payload is bytes. Event and message id are the text of a JSON value, as in
+    /// [`new`](Self::new).
+    ///
+    /// ```
+    /// use janus_core::wire::{Publication, TopicName};
+    ///
+    /// let topic = TopicName::new("frames", 255)?;
+    /// let publication = Publication::of_bytes(&topic, r#""frame""#, "1", b"\x00\xff")?;
+    /// assert_eq!(publication.base64().map(|payload| payload.decode()), Some(vec![0x00, 0xff]));
+    /// assert_eq!(publication.data(), "null");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The event or the message id is not a single JSON value by RFC 8259.
+    pub fn of_bytes(topic: &TopicName, event: &str, message_id: &str, bytes: &[u8]) -> Result<Self, PublicationError> {
+        let check = |part, text| json::one_value(text).map_err(|source| PublicationError { part, source });
+        let (event, message_id) = (check("event", event)?, check("message_id", message_id)?);
+        Ok(Self::lay_out(topic, &Parts { event, message_id, data: &data_of_bytes(bytes) }))
+    }
+
+    /// As [`new`](Self::new), for checked parts without surrounding white space. The data may be those of
+    /// [`data_of_bytes`].
     pub(crate) fn of_checked(topic: &TopicName, event: &str, message_id: &str, data: &str) -> Self {
         Self::lay_out(topic, &Parts { event, message_id, data })
     }
@@ -142,9 +203,19 @@ impl Publication {
         self.part(self.event_end + MESSAGE_ID.len()..self.message_id_end)
     }
 
-    /// The data, in the publisher's text.
+    /// The data, in the publisher's text; `null` if the payload is bytes.
     #[must_use]
     pub fn data(&self) -> &str {
+        json_and_base64(self.kept_data()).0
+    }
+
+    /// The payload, if it is bytes.
+    #[must_use]
+    pub fn base64(&self) -> Option<Base64<'_>> {
+        base64_of(self.kept_data())
+    }
+
+    fn kept_data(&self) -> &str {
         self.part(self.message_id_end + DATA.len()..self.tail.len() - END.len())
     }
 
@@ -194,6 +265,13 @@ impl Publication {
         self.tail.len()
     }
 
+    /// As [`len`](Self::len), with a payload of bytes counted as it is: the length that limits of a message count.
+    #[must_use]
+    pub(crate) fn payload_len(&self) -> usize {
+        let growth = self.base64().map_or(0, |base64| base64.as_str().len() - base64.len());
+        self.len() - growth
+    }
+
     /// The end of a classic frame, from `"topic"` to the terminator.
     pub(super) fn classic_tail(&self) -> &[u8] {
         &self.tail
@@ -204,7 +282,7 @@ impl Publication {
     }
 }
 
-/// The parts of a publication except its topic, each the checked text of a JSON value.
+/// The parts of a publication except its topic, each the checked text of a JSON value, or for the data those of bytes.
 pub(super) struct Parts<'a> {
     pub(super) event: &'a str,
     pub(super) message_id: &'a str,
@@ -226,8 +304,26 @@ impl Parts<'_> {
     }
 }
 
+/// Appends event, id and payload to a JSON object, whose clients see bytes as `data_base64` in place of `data`.
+#[inline]
+pub(super) fn put_event_id_and_payload(
+    out: &mut impl BufMut,
+    event: &str,
+    message_id: &str,
+    data: &str,
+    base64: Option<Base64<'_>>,
+) {
+    let Some(base64) = base64 else {
+        put_event_and_id(out, event, message_id);
+        return out.put_slice(data.as_bytes());
+    };
+    for part in [",\"event\":", event, ",\"message_id\":", message_id, ",\"data_base64\":\"", base64.as_str(), "\""] {
+        out.put_slice(part.as_bytes());
+    }
+}
+
 /// Appends the members between topic and data, and the key of the data.
-pub(super) fn put_event_and_id(out: &mut impl BufMut, event: &str, message_id: &str) {
+fn put_event_and_id(out: &mut impl BufMut, event: &str, message_id: &str) {
     if (event, message_id) == (EMPTY, EMPTY) {
         return out.put_slice(BARE.as_bytes());
     }
@@ -302,6 +398,30 @@ mod tests {
         let publication = Publication::new(&topic("a\"b\\c"), "1", "2", "3").unwrap();
         assert_eq!(publication.topic_json(), r#""a\"b\\c""#);
         assert_eq!((publication.event(), publication.message_id(), publication.data()), ("1", "2", "3"));
+    }
+
+    #[test]
+    fn bytes_stand_in_the_text_as_base64_behind_a_null() {
+        for (bytes, text) in [(&b"\0\xff"[..], "AP8="), (b"", "")] {
+            let publication = Publication::of_bytes(&topic("t"), " 1 ", "2", bytes).unwrap();
+            assert_eq!((publication.event(), publication.message_id(), publication.data()), ("1", "2", "null"));
+            assert_eq!(publication.base64().map(Base64::as_str), Some(text));
+            assert_eq!(publication.payload_len(), publication.len() - text.len() + bytes.len());
+            let tail = format!(r#""topic":"t","event":1,"message_id":2,"data":null,"data_base64":"{text}"}}"#);
+            assert_eq!(publication.classic_tail(), [tail.as_bytes(), b"\x01"].concat());
+            assert_eq!(Base64::new(text).map(data_of_base64), Ok(data_of_bytes(bytes)));
+        }
+        assert_eq!(Publication::of_bytes(&topic("t"), "e", "1", b"").unwrap_err().part, "event");
+    }
+
+    #[test]
+    fn json_is_never_taken_for_bytes() {
+        for data in ["null", "\"null\"", r#"["null","data_base64"]"#, r#"{"data_base64":"AP8="}"#] {
+            let publication = Publication::new(&topic("t"), "1", "2", data).unwrap();
+            assert_eq!((publication.data(), publication.base64()), (data, None));
+            assert_eq!(publication.payload_len(), publication.len());
+        }
+        assert!(Publication::new(&topic("t"), "1", "2", r#"null,"data_base64":"AP8=""#).is_err());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use bytes::{BufMut, BytesMut};
 
 use super::json::{self, JsonError};
-use super::publication::{EMPTY, Parts, put_topic};
-use super::{ErrorCode, FrameError, Publication, TopicName};
+use super::publication::{EMPTY, Parts, data_of_base64, put_topic};
+use super::{Base64, ErrorCode, FrameError, Publication, TopicName};
 
 /// The members of a publication, each the raw text of a JSON value.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub(super) struct RawPublication<'a> {
     pub(super) event: Option<&'a str>,
     pub(super) message_id: Option<&'a str>,
     pub(super) data: Option<&'a str>,
+    /// `data_base64`, which stands in place of `data`, unless it is `null`.
+    pub(super) base64: Option<&'a str>,
 }
 
 impl RawPublication<'_> {
@@ -27,11 +29,15 @@ impl RawPublication<'_> {
         batch: &mut Option<Box<Batch>>,
     ) -> Result<(TopicName, Publication), FrameError> {
         let raw_topic = self.topic.ok_or_else(topic_must_be_a_string)?;
-        let parts = Parts {
-            event: self.event.unwrap_or(EMPTY),
-            message_id: self.message_id.unwrap_or(EMPTY),
-            data: self.data.unwrap_or("null"),
+        let bytes;
+        let data = match self.base64.filter(|raw| *raw != "null") {
+            None => self.data.unwrap_or("null"),
+            Some(base64) => {
+                bytes = self.bytes(base64)?;
+                &bytes
+            }
         };
+        let parts = Parts { event: self.event.unwrap_or(EMPTY), message_id: self.message_id.unwrap_or(EMPTY), data };
         if more > 0 && batch.is_none() {
             *batch = Some(Box::default());
         }
@@ -48,6 +54,25 @@ impl RawPublication<'_> {
             }
         }
     }
+
+    /// The data of a message of bytes.
+    #[cold]
+    fn bytes(&self, base64: &str) -> Result<String, FrameError> {
+        if self.data.is_some_and(|data| data != "null") {
+            return Err(two_payloads());
+        }
+        let text = json::string(base64).ok_or_else(|| bad_base64("expected a string"))?;
+        Ok(data_of_base64(Base64::new(&text).map_err(|error| bad_base64(&error.to_string()))?))
+    }
+}
+
+/// Told to a publisher that gives a payload as JSON and another as bytes.
+pub(super) fn two_payloads() -> FrameError {
+    FrameError::new(ErrorCode::BadPublish, "send either \"data\" or \"data_base64\"")
+}
+
+pub(super) fn bad_base64(why: &str) -> FrameError {
+    FrameError::new(ErrorCode::BadPublish, format!("\"data_base64\": {why}"))
 }
 
 /// The memory shared by the publications of a single read: a run of publications costs one allocation instead of

@@ -21,8 +21,8 @@ use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
 use super::resting::{Resting, Rests};
 use super::{
-    Codec, Command, Decoder, Epoch, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits, NumberedMessage,
-    Open, Opens, Position, Refusal, Refusing, ServerEvent, Since, Timestamp, TopicName,
+    Base64, Codec, Command, Decoder, Epoch, ErrorClass, ErrorCode, FrameError, Heartbeat, HttpRequest, Limits,
+    NumberedMessage, Open, Opens, Position, Refusal, Refusing, ServerEvent, Since, Timestamp, TopicName,
 };
 
 /// The `retry` of a browser that should stay away: a day. Once a stream has begun, nothing else can keep a browser
@@ -306,8 +306,9 @@ impl Sse {
     }
 
     fn put_message(&self, out: &mut BytesMut, message: &NumberedMessage<'_>) {
-        let NumberedMessage { topic_json, event, message_id, data, .. } = message;
-        out.reserve(200 + topic_json.len() + event.len() + message_id.len() + data.len());
+        let NumberedMessage { topic_json, event, message_id, data, base64, .. } = *message;
+        let payload = base64.map_or(data, Base64::as_str);
+        out.reserve(200 + topic_json.len() + event.len() + message_id.len() + payload.len());
         if self.native_events
             && let Some(kind) = native_type(event)
         {
@@ -315,12 +316,16 @@ impl Sse {
         }
         put_id(out, message.position, message.horizon);
         put_data(out, |json| {
-            json.raw("topic", topic_json)
+            let json = json
+                .raw("topic", topic_json)
                 .number("seq", message.position.seq)
                 .number("time", message.timestamp.unix_millis())
                 .raw("event", event)
-                .raw("message_id", message_id)
-                .raw("data", data)
+                .raw("message_id", message_id);
+            match base64 {
+                None => json.raw("data", data),
+                Some(base64) => json.text("data_base64", base64.as_str()),
+            }
         });
     }
 }

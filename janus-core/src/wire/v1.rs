@@ -10,11 +10,11 @@ use bytes::{BufMut, BytesMut};
 
 use super::json::{self, Members, Reader};
 use super::object::Object;
-use super::publication::{Handling, put_decimal, put_event_and_id};
+use super::publication::{Handling, put_decimal, put_event_id_and_payload};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{
-    ClientId, ClientIdError, Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError, Limits,
-    NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
+    Base64, ClientId, ClientIdError, Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError,
+    Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
 };
 
 pub mod client;
@@ -91,7 +91,36 @@ impl RequestDecoder {
 
     /// As [`decode`](Self::decode), for any other frame.
     pub(super) fn decode_afresh(&mut self, text: &str, more: usize, limits: &Limits) -> Result<Request, FrameError> {
-        let fields = Fields::read(text)?;
+        self.decode_fields(Fields::read(text)?, text, more, limits)
+    }
+
+    /// As [`decode`](Self::decode), for a frame whose publication came apart from the other members. An error about the
+    /// publication concerns frames that publish.
+    pub(super) fn decode_apart(
+        &mut self,
+        text: &str,
+        publication: Result<RawPublication<'_>, FrameError>,
+        limits: &Limits,
+    ) -> Result<Request, FrameError> {
+        let mut fields = Fields::read(text)?;
+        match publication {
+            Ok(RawPublication { event, message_id, data, .. }) => {
+                fields.publication = RawPublication { event, message_id, data, base64: None, ..fields.publication };
+            }
+            Err(error) if self.opened && fields.kind == Some("\"publish\"") => return Err(fields.about(error, limits)),
+            Err(_) => {}
+        }
+        // The publications of a read share no memory: the text is not that of the frame.
+        self.decode_fields(fields, text, 0, limits)
+    }
+
+    fn decode_fields(
+        &mut self,
+        fields: Fields<'_>,
+        text: &str,
+        more: usize,
+        limits: &Limits,
+    ) -> Result<Request, FrameError> {
         match json::string(fields.kind.unwrap_or_default()).as_deref() {
             Some("hello") if !self.opened => {
                 let open = fields.open().map_err(FrameError::into_fatal)?;
@@ -105,17 +134,7 @@ impl RequestDecoder {
                 Err(FrameError::new(ErrorCode::BadOpen, "the first frame must be {\"type\":\"hello\"}"))
             }
             kind => {
-                let (id, topic) = (fields.id(), fields.publication.topic);
-                fields.request(kind, text, limits, more, &mut self.batch).map_err(|error| {
-                    // With a duplicate key, either of the values may be meant.
-                    let topic = topic.filter(|_| error.code != ErrorCode::DuplicateKey);
-                    let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
-                    let error = error.with_id(id.ok().flatten());
-                    match topic {
-                        Some(topic) => error.with_topic(&topic),
-                        None => error,
-                    }
-                })
+                fields.request(kind, text, limits, more, &mut self.batch).map_err(|error| fields.about(error, limits))
             }
         }
     }
@@ -172,15 +191,16 @@ impl<'a> Fields<'a> {
             "auth",
             "idempotency_key",
             "exclude",
+            "data_base64",
         ];
         let Members { values, twice } = json::members(text, keys).map_err(bad_json)?;
-        let [kind, id, topic, event, message_id, data, since, session, auth, key, exclude] = values;
+        let [kind, id, topic, event, message_id, data, since, session, auth, key, exclude, base64] = values;
         // Many serializers write null for an optional key without a value. The parts of a message may be null.
         let given = |raw: Option<&'a str>| raw.filter(|raw| *raw != "null");
         Ok(Self {
             kind,
             id: given(id).filter(|_| !twice[1]),
-            publication: RawPublication { topic, event, message_id, data },
+            publication: RawPublication { topic, event, message_id, data, base64: given(base64) },
             since: given(since),
             session: given(session),
             auth: given(auth),
@@ -200,8 +220,20 @@ impl<'a> Fields<'a> {
         Ok(Open { session: text(self.session)?, auth: text(self.auth)?, ..Open::default() })
     }
 
+    /// An error with the number and the topic of the request, as far as these can be read.
+    fn about(&self, error: FrameError, limits: &Limits) -> FrameError {
+        // With a duplicate key, either of the values may be meant.
+        let topic = self.publication.topic.filter(|_| error.code != ErrorCode::DuplicateKey);
+        let topic = topic.and_then(|raw| request::topic_name(raw, limits.max_topic_bytes).ok());
+        let error = error.with_id(self.id().ok().flatten());
+        match topic {
+            Some(topic) => error.with_topic(&topic),
+            None => error,
+        }
+    }
+
     fn request(
-        self,
+        &self,
         kind: Option<&str>,
         text: &str,
         limits: &Limits,
@@ -217,17 +249,18 @@ impl<'a> Fields<'a> {
             }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
-                let Some(data) = self.publication.data else {
+                let RawPublication { data, base64, .. } = self.publication;
+                if data.or(base64).is_none() {
                     // A mistyped key must not publish an empty message.
                     self.topic(limits)?;
                     return Err(data_is_missing());
-                };
+                }
                 let id = self.id()?;
                 let (key, excluded) = (self.key()?, self.excluded()?);
                 let (topic, mut publication) = self.publication.read(limits.max_topic_bytes, more, batch)?;
                 if key.is_some() || excluded.is_some() {
                     publication = publication.with_handling(Some(Box::new(Handling { key, excluded })));
-                } else if let (Some(batch), None) = (batch, id) {
+                } else if let (Some(batch), None, Some(data), None) = (batch, id, data, base64) {
                     batch.note_opening(text, data, PUBLISH_END, (&topic, &publication));
                 }
                 Command::Publish { topic, publication, ack: id.is_some(), id }
@@ -306,7 +339,10 @@ fn auth_must_be_a_string() -> FrameError {
 }
 
 fn data_is_missing() -> FrameError {
-    FrameError::new(ErrorCode::BadPublish, "missing \"data\": expected one JSON value, possibly null")
+    FrameError::new(
+        ErrorCode::BadPublish,
+        "missing \"data\": expected one JSON value, possibly null; bytes are sent as \"data_base64\"",
+    )
 }
 
 fn bad_id() -> FrameError {
@@ -397,16 +433,16 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
 fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {
     /// The keys, their punctuation and two numbers of at most 20 digits.
     const BESIDES: usize = 128;
-    let NumberedMessage { topic: _, topic_json, position, timestamp, event, message_id, data, .. } = *message;
-    out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + data.len());
+    let NumberedMessage { topic: _, topic_json, position, timestamp, event, message_id, data, base64, .. } = *message;
+    let payload = base64.map_or(data, Base64::as_str);
+    out.reserve(BESIDES + topic_json.len() + event.len() + message_id.len() + payload.len());
     out.put_slice(b"{\"type\":\"message\",\"topic\":");
     out.put_slice(topic_json.as_bytes());
     out.put_slice(b",\"seq\":");
     put_decimal(out, position.seq);
     out.put_slice(b",\"time\":");
     put_decimal(out, timestamp.unix_millis());
-    put_event_and_id(out, event, message_id);
-    out.put_slice(data.as_bytes());
+    put_event_id_and_payload(out, event, message_id, data, base64);
     out.put_u8(b'}');
 }
 

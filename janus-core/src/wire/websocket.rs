@@ -2,11 +2,12 @@
 //!
 //! [`WebSocket`] is a codec that answers the request to upgrade, joins fragments, unmasks, checks UTF-8, answers pings and
 //! closes, and limits messages. A [`MessageProtocol`] gives the messages their meaning: [`V1`], which is
-//! [`janus.v1.json`](super::v1), or a protocol of your own. Extensions are not used. Input is checked strictly, since
+//! [`janus.v1.json`](super::v1), [`Cbor`], which is [`janus.v1.cbor`](super::cbor), or a protocol of your own. Extensions are not used. Input is checked strictly, since
 //! nothing can be trusted after a frame that breaks the rules. `websocket/tests.rs` has the rules.
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
+//! | `cbor.rs` | pure: a protocol | [`Cbor`], `janus.v1.cbor` in messages |
 //! | `client.rs` | pure: the other end | [`client`], the client's end of a WebSocket |
 //! | `frames.rs` | pure: a decoder | frames of a client, joined to messages |
 //! | `messages.rs` | pure: a value and a writer | [`ClientMessage`]; [`MessageWriter`], the frames of the server; [`Close`] |
@@ -21,6 +22,7 @@ use super::{Answers, Codec, Decoder, Heartbeat, HttpRequest, Opens, ServerEvent,
 use frames::FrameDecoder;
 use messages::broken_rule;
 
+mod cbor;
 pub mod client;
 mod frames;
 mod messages;
@@ -28,6 +30,7 @@ mod protocol;
 mod upgrade;
 mod v1;
 
+pub use cbor::{Cbor, CborDecoder};
 pub use messages::{ClientMessage, Close, MessageWriter};
 pub use protocol::{MessageDecoder, MessageProtocol, Reading, Takes};
 pub use upgrade::{Endpoint, Upgrade, UpgradeError};
@@ -44,7 +47,7 @@ const BINARY: u8 = 0x82;
 
 /// The codec of a protocol in the messages of a WebSocket.
 ///
-/// The HTTP port of an instance serves [`V1`] at `/ws`, and other protocols at the paths of
+/// The HTTP port of an instance serves [`V1`] and [`Cbor`] at `/ws`, and other protocols at the paths of
 /// [`Builder::websocket`](crate::Builder::websocket). Another HTTP server answers a request to upgrade with
 /// [`accept`](Self::accept), and decodes the following bytes with [`decoder_for`](Self::decoder_for); it must also decide
 /// whether the request's `Origin` may connect.

@@ -97,6 +97,37 @@ async fn a_message_published_on_one_node_reaches_the_subscribers_of_all() {
 }
 
 #[tokio::test]
+async fn bytes_reach_the_subscribers_of_all_nodes_and_are_kept_as_they_are() {
+    let server = RedisServer::start();
+    let with_history = || Config { default_namespace: Namespace { history: true, ..Namespace::default() }, ..config() };
+    let (one, two) = (node_with(&server, with_history()).await, node_with(&server, with_history()).await);
+    let (mut here, mut there) = (subscriber(&one, "news").await, subscriber(&two, "news").await);
+    let bytes: Vec<u8> = (0..=255).collect();
+    publish(&one, "news", 1).await;
+    within(one.publish_message(Message::bytes("news", &bytes).unwrap().event("frame"))).await.unwrap();
+    publish(&one, "news", 3).await;
+    for subscriber in [&mut here, &mut there] {
+        assert_eq!(next(subscriber).await, "1 1");
+        let Some(Event::Message(message)) = within(subscriber.next()).await else { panic!("a message") };
+        assert_eq!((message.seq(), message.event(), message.bytes().as_ref()), (2, "\"frame\"", Some(&bytes)));
+        assert_eq!(next(subscriber).await, "3 3");
+    }
+    // A node that was not there reads the log.
+    let three = node_with(&server, with_history()).await;
+    for node in [&one, &three] {
+        let history = within(node.history("news", None, 10)).await.unwrap();
+        let payloads: Vec<_> = history.messages.iter().map(|message| message.bytes()).collect();
+        assert_eq!(payloads, [None, Some(bytes.clone()), None]);
+    }
+    // Earlier releases read all but the message of bytes, of which they say that it is of a newer release.
+    let log = trouble::key(&server, "*:l:news");
+    for (seq, form) in [("1", "1 msg "), ("2", "2 msg "), ("3", "1 msg ")] {
+        let entry = format!("{:?}", server.run(&["XRANGE", &log, seq, seq]));
+        assert!(entry.contains(&format!("Text(\"{form}")), "{entry}");
+    }
+}
+
+#[tokio::test]
 async fn a_message_without_a_subscriber_on_any_node_is_not_numbered() {
     let server = RedisServer::start();
     let (one, two) = (node(&server).await, node(&server).await);

@@ -4,7 +4,7 @@ use super::redis_server::Reply;
 use super::*;
 
 /// The only key of this form.
-fn key(server: &RedisServer, pattern: &str) -> String {
+pub(super) fn key(server: &RedisServer, pattern: &str) -> String {
     match server.run(&["KEYS", pattern]) {
         Reply::List(mut keys) if keys.len() == 1 => keys.remove(0).text(),
         other => panic!("expected one key {pattern}: {other:?}"),

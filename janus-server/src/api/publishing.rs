@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use http_body_util::Full;
-use hyper::Response;
 use hyper::body::Bytes;
-use janus_core::wire::{ErrorCode, HttpError};
+use hyper::{Request, Response};
+use janus_core::wire::{Base64, ErrorCode, HttpError, PublishQuery};
 use janus_core::{ClientId, Janus, Message, PublishError, Receipt};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
 
-use super::routes::{bad_request, json};
-use super::{Api, traceparent};
+use super::routes::{bad_request, has_type, json};
+use super::{Api, Incoming, traceparent};
 
 /// Topics that one broadcast may go to.
 pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
@@ -24,14 +24,20 @@ pub(super) const PORTION_BYTES: usize = 256 * 1024;
 const PORTION_TOPICS: usize = 64;
 
 impl Api {
-    pub(super) async fn publish(
-        &self,
-        request: Publish,
-        traceparent: Option<&str>,
-    ) -> Result<Response<Full<Bytes>>, HttpError> {
-        self.check_topic(&request.topic)?;
-        traceparent::note(traceparent, &request.topic);
-        let message = message(&request.topic, &request.event, &request.message_id, &request.data, request.exclude)?;
+    pub(super) async fn publish(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
+        let traceparent = traceparent::of(request.headers());
+        let (topic, event, message_id, payload, exclude) = if has_type(&request, "application/octet-stream") {
+            let PublishQuery { topic, event, message_id, exclude, .. } =
+                PublishQuery::parse(request.uri().query().unwrap_or_default())
+                    .map_err(|error| HttpError::new(400, error.code.as_str(), error.message))?;
+            (topic, event, message_id, Payload::Bytes(self.bytes(request).await?), exclude)
+        } else {
+            let Publish { topic, event, message_id, data, data_base64, exclude } = self.body(request).await?;
+            (topic, event, message_id, Payload::of(data, data_base64)?, exclude)
+        };
+        self.check_topic(&topic)?;
+        traceparent::note(traceparent.as_deref(), &topic);
+        let message = message(&topic, &event, &message_id, &payload, exclude)?;
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,
             Err(error) => Err(error),
@@ -41,7 +47,8 @@ impl Api {
     }
 
     pub(super) async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Broadcast { topics, event, message_id, data, exclude } = request;
+        let Broadcast { topics, event, message_id, data, data_base64, exclude } = request;
+        let payload = Payload::of(data, data_base64)?;
         let count = topics.len();
         if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
             return Err(bad_request(format!("topics: expected 1 to {MAX_BROADCAST_TOPICS} topics, got {count}")));
@@ -57,9 +64,33 @@ impl Api {
                 HttpError { message, ..error }
             })?;
         }
-        let message = message(&topics[0], &event, &message_id, &data, exclude)?;
-        drop(data);
+        let message = message(&topics[0], &event, &message_id, &payload, exclude)?;
+        drop(payload);
         Ok(publish_to_all(&self.janus, &message, &topics).await)
+    }
+}
+
+/// The payload of a message.
+enum Payload {
+    Json(Box<RawValue>),
+    Bytes(Bytes),
+}
+
+impl Payload {
+    /// The payload of a request in JSON.
+    fn of(data: Option<Box<RawValue>>, base64: Option<String>) -> Result<Self, HttpError> {
+        let bad = |message: String| HttpError::new(400, ErrorCode::BadPublish.as_str(), message);
+        match (data, base64) {
+            (None, None) => Err(bad_request("the body: missing field `data`, or `data_base64` for bytes")),
+            (Some(data), None) => Ok(Self::Json(data)),
+            (Some(data), Some(_)) if data.get() != "null" => {
+                Err(bad("send either \"data\" or \"data_base64\"".to_owned()))
+            }
+            (_, Some(text)) => {
+                let base64 = Base64::new(&text).map_err(|error| bad(format!("\"data_base64\": {error}")))?;
+                Ok(Self::Bytes(base64.decode().into()))
+            }
+        }
     }
 }
 
@@ -67,10 +98,14 @@ fn message(
     topic: &str,
     event: &str,
     message_id: &str,
-    data: &RawValue,
+    payload: &Payload,
     exclude: Option<ClientId>,
 ) -> Result<Message, HttpError> {
-    let message = Message::new(topic, data).map_err(|error| publish_error(&error))?;
+    let message = match payload {
+        Payload::Json(data) => Message::new(topic, data),
+        Payload::Bytes(bytes) => Message::bytes(topic, bytes),
+    };
+    let message = message.map_err(|error| publish_error(&error))?;
     let message = message.event(event).message_id(message_id);
     Ok(match exclude {
         Some(client) => message.exclude(client),
@@ -126,7 +161,10 @@ pub(super) struct Publish {
     event: String,
     #[serde(default)]
     message_id: String,
-    data: Box<RawValue>,
+    #[serde(default, deserialize_with = "given")]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    data_base64: Option<String>,
     exclude: Option<ClientId>,
 }
 
@@ -138,8 +176,16 @@ pub(super) struct Broadcast {
     event: String,
     #[serde(default)]
     message_id: String,
-    data: Box<RawValue>,
+    #[serde(default, deserialize_with = "given")]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    data_base64: Option<String>,
     exclude: Option<ClientId>,
+}
+
+/// A value that is there: serde would take `null` for none.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Serialize)]

@@ -9,13 +9,13 @@ use std::io;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes};
 use hyper::{Method, Request, Response, Version, header};
-use janus_core::wire::{ErrorCode, HttpError, HttpRequest, TopicName};
+use janus_core::wire::{Base64, ErrorCode, HttpError, HttpRequest, TopicName};
 use janus_core::{Delivery, Epoch, Everywhere, HistoryError, NodeInfo, Position};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::timeout;
 
-use super::{Api, Incoming, Port, View, refusal, response, traceparent, with_type};
+use super::{Api, Incoming, Port, View, refusal, response, with_type};
 use crate::admin::health;
 use crate::dashboard;
 use crate::metrics::Format;
@@ -212,10 +212,7 @@ impl Api {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, HttpError> {
         match endpoint {
-            Endpoint::Publish => {
-                let traceparent = traceparent::of(request.headers());
-                self.publish(self.body(request).await?, traceparent.as_deref()).await
-            }
+            Endpoint::Publish => self.publish(request).await,
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
             Endpoint::History => self.history(&self.body(request).await?).await,
             Endpoint::Topics | Endpoint::Connections | Endpoint::Stats | Endpoint::Tree | Endpoint::Slow => {
@@ -319,32 +316,17 @@ impl Api {
     async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
         no_query(&request)?;
         // Without a preflight, a page of another site can send JSON only under another content type.
-        let max = self.max_body_bytes();
-        let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
-            let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-            kind.trim().eq_ignore_ascii_case("application/json")
-        });
-        if !is_json {
-            let message = "the body must be JSON with the header Content-Type: application/json";
+        if !has_type(&request, "application/json") {
+            let message = match row_of(request.uri().path()) {
+                "/api/publish" => {
+                    "the body must be JSON with the header Content-Type: application/json, or bytes with Content-Type: \
+                     application/octet-stream"
+                }
+                _ => "the body must be JSON with the header Content-Type: application/json",
+            };
             return Err(HttpError::new(415, "unsupported_media_type", message));
         }
-        let too_large = || {
-            let message = format!("the body is longer than max_frame_bytes, {max} bytes");
-            HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message)
-        };
-        let body = request.into_body();
-        if body.size_hint().lower() > max as u64 {
-            return Err(too_large());
-        }
-        let body = match timeout(self.read_timeout(), Limited::new(body, max).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-            Ok(Err(error)) => return Err(unreadable(&*error)),
-            Err(_) => {
-                let message = "body not completed within frame_timeout";
-                return Err(HttpError::new(408, ErrorCode::FrameTimeout.as_str(), message));
-            }
-        };
+        let body = self.bytes(request).await?;
         // serde would accept an array as a struct without the names of the fields.
         if body.trim_ascii_start().starts_with(b"[") {
             return Err(bad_request("the body: expected an object, got an array"));
@@ -354,6 +336,36 @@ impl Api {
             HttpError::new(400, code.as_str(), format!("the body: {error}"))
         })
     }
+
+    /// Reads the body as it is.
+    pub(super) async fn bytes(&self, request: Request<Incoming>) -> Result<Bytes, HttpError> {
+        let max = self.max_body_bytes();
+        let too_large = || {
+            let message = format!("the body is longer than max_frame_bytes, {max} bytes");
+            HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message)
+        };
+        let body = request.into_body();
+        if body.size_hint().lower() > max as u64 {
+            return Err(too_large());
+        }
+        match timeout(self.read_timeout(), Limited::new(body, max).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(unreadable(&*error)),
+            Err(_) => {
+                let message = "body not completed within frame_timeout";
+                Err(HttpError::new(408, ErrorCode::FrameTimeout.as_str(), message))
+            }
+        }
+    }
+}
+
+/// Whether the body of a request is declared as of this type.
+pub(super) fn has_type(request: &Request<Incoming>, kind: &str) -> bool {
+    request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
+        let declared = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+        declared.trim().eq_ignore_ascii_case(kind)
+    })
 }
 
 /// Why a body cannot be read: a mistake of the client, or an early end of the stream, after which the same request may
@@ -385,7 +397,8 @@ fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
 }
 
 fn text_bytes(message: &Delivery) -> usize {
-    message.event().len() + message.message_id().len() + message.data().len()
+    let payload = message.base64().map_or(message.data(), Base64::as_str);
+    message.event().len() + message.message_id().len() + payload.len()
 }
 
 /// The path of the row for a request's path.

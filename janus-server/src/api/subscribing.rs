@@ -247,6 +247,7 @@ impl Format {
             event: message.event(),
             message_id: message.message_id(),
             data: message.data(),
+            base64: message.base64(),
         }))
     }
 

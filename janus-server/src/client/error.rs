@@ -80,6 +80,8 @@ pub(crate) enum ClientError {
     NotUtf8,
     #[error("the message has {FRAME_BYTES_MAX} bytes or more, and no server accepts as much: is this a file of lines?")]
     LineTooLong,
+    #[error("cannot read {}", file.display())]
+    File { file: PathBuf, source: io::Error },
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
     #[error("cannot write to standard output")]

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::ClientError;
 use super::http::Http;
-use super::output::{Side, Table, message_json, print, print_json, say};
+use super::output::{Payload, Side, Table, message_json, print, print_json, say};
 use super::server::Need;
 use crate::cli::History;
 
@@ -37,7 +37,11 @@ struct Message {
     time: i64,
     event: Box<RawValue>,
     message_id: Box<RawValue>,
-    data: Box<RawValue>,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    /// In place of `data`, for bytes.
+    #[serde(default)]
+    data_base64: Option<String>,
 }
 
 pub(crate) fn run(command: &History) -> Result<(), ClientError> {
@@ -87,7 +91,16 @@ fn ask(http: &mut Http, topic: &str, since: Option<Position>, limit: usize) -> R
 impl Message {
     /// The message as `subscribe` prints messages.
     fn json(&self, topic: &str) -> String {
-        message_json(topic, self.seq, self.time, [self.event.get(), self.message_id.get(), self.data.get()])
+        let payload = match &self.data_base64 {
+            Some(text) => Payload::Base64(text),
+            None => Payload::Json(self.data()),
+        };
+        message_json(topic, self.seq, self.time, [self.event.get(), self.message_id.get()], payload)
+    }
+
+    /// The data as JSON text. To serde, `null` is no value.
+    fn data(&self) -> &str {
+        self.data.as_deref().map_or("null", RawValue::get)
     }
 
     fn row(&self) -> Vec<String> {
@@ -95,7 +108,12 @@ impl Message {
         // Always three digits: a time with fewer would be narrower than the times above and below.
         let time =
             Timestamp::from_millisecond(self.time).map_or_else(|_| self.time.to_string(), |time| format!("{time:.3}"));
-        vec![self.seq.to_string(), time, text(&self.event), text(&self.message_id), self.data.get().to_owned()]
+        // As a literal of Python and Rust would begin, and unlike any JSON.
+        let payload = match &self.data_base64 {
+            Some(base64) => format!("base64:{base64}"),
+            None => self.data().to_owned(),
+        };
+        vec![self.seq.to_string(), time, text(&self.event), text(&self.message_id), payload]
     }
 }
 

@@ -38,6 +38,16 @@ pub(crate) struct Http {
     key: usize,
 }
 
+/// What a request has beside its method and path.
+#[derive(Debug, Default)]
+pub(crate) struct Content<'a> {
+    pub(crate) body: Option<Bytes>,
+    /// Whether the body is bytes, and not JSON.
+    pub(crate) is_bytes: bool,
+    /// The key by which the server knows a repetition.
+    pub(crate) key: Option<&'a IdempotencyKey>,
+}
+
 /// An answer of any status, read whole.
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -64,20 +74,19 @@ impl Http {
 
     /// Sends a request, with a body of JSON or none, and reads the answer of any status within the time.
     pub(crate) fn ask(&mut self, method: &Method, path: &str, body: Option<String>) -> Result<Answer, ClientError> {
-        self.ask_with_key(method, path, body, None)
+        let content = Content { body: body.map(Bytes::from), ..Content::default() };
+        self.ask_with(method, path, &content)
     }
 
-    /// As [`ask`](Self::ask), with a key by which the server knows a repetition.
-    pub(crate) fn ask_with_key(
+    /// As [`ask`](Self::ask), with any content.
+    pub(crate) fn ask_with(
         &mut self,
         method: &Method,
         path: &str,
-        body: Option<String>,
-        key: Option<&IdempotencyKey>,
+        content: &Content<'_>,
     ) -> Result<Answer, ClientError> {
         let deadline = Instant::now() + self.target.timeout;
-        let body = body.map(Bytes::from);
-        let answer = self.begin(method, path, (body.as_ref(), key), deadline)?;
+        let answer = self.begin(method, path, content, deadline)?;
         let status = answer.status().as_u16();
         let whole = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect();
         match self.block_on(deadline, whole) {
@@ -96,7 +105,7 @@ impl Http {
         mut take: impl FnMut(&str) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let deadline = Instant::now() + self.target.timeout;
-        let answer = self.begin(&Method::GET, path, (None, None), deadline)?;
+        let answer = self.begin(&Method::GET, path, &Content::default(), deadline)?;
         let status = answer.status().as_u16();
         let mut body = answer.into_body();
         if status != 200 {
@@ -156,7 +165,7 @@ impl Http {
         &mut self,
         method: &Method,
         path: &str,
-        content: (Option<&Bytes>, Option<&IdempotencyKey>),
+        content: &Content<'_>,
         deadline: Instant,
     ) -> Result<Response<Incoming>, ClientError> {
         loop {
@@ -175,23 +184,20 @@ impl Http {
         }
     }
 
-    fn request(
-        &self,
-        method: &Method,
-        path: &str,
-        (body, repeatable): (Option<&Bytes>, Option<&IdempotencyKey>),
-    ) -> Request<Full<Bytes>> {
+    fn request(&self, method: &Method, path: &str, content: &Content<'_>) -> Request<Full<Bytes>> {
+        let Content { body, is_bytes, key } = content;
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.target.address.to);
         if let Some(key) = self.target.keys.get(self.key) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
         if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            let kind = if *is_bytes { "application/octet-stream" } else { "application/json" };
+            request = request.header(header::CONTENT_TYPE, kind);
         }
-        if let Some(key) = repeatable {
+        if let Some(key) = key {
             request = request.header("idempotency-key", key.as_str());
         }
-        let request = request.body(Full::new(body.cloned().unwrap_or_default()));
+        let request = request.body(Full::new(body.clone().unwrap_or_default()));
         request.expect("paths are escaped, and addresses and keys are visible characters")
     }
 }

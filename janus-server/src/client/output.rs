@@ -1,9 +1,10 @@
 //! What the commands print: lines of JSON, and tables for people.
 
 use std::borrow::Cow;
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 
+use janus_core::wire::Base64;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
@@ -27,9 +28,37 @@ pub(super) fn print_visible(lines: &str) -> Result<(), ClientError> {
 }
 
 /// A message as `subscribe` and `history` print messages: one object, with the publisher's JSON as it is.
-pub(super) fn message_json(topic: &str, seq: u64, time: impl Display, [event, id, data]: [&str; 3]) -> String {
+pub(super) fn message_json(
+    topic: &str,
+    seq: u64,
+    time: impl Display,
+    [event, id]: [&str; 2],
+    payload: Payload<'_>,
+) -> String {
     let topic = Value::from(topic);
-    format!("{{\"topic\":{topic},\"seq\":{seq},\"time\":{time},\"event\":{event},\"message_id\":{id},\"data\":{data}}}")
+    format!("{{\"topic\":{topic},\"seq\":{seq},\"time\":{time},\"event\":{event},\"message_id\":{id},{payload}}}")
+}
+
+/// The payload of a message, as a member of an object: `data`, or `data_base64` for bytes.
+#[derive(Clone, Copy)]
+pub(super) enum Payload<'a> {
+    Json(&'a str),
+    Base64(&'a str),
+}
+
+impl<'a> Payload<'a> {
+    pub(super) fn of(data: &'a str, base64: Option<Base64<'a>>) -> Self {
+        base64.map_or(Self::Json(data), |base64| Self::Base64(base64.as_str()))
+    }
+}
+
+impl Display for Payload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(data) => write!(f, "\"data\":{data}"),
+            Self::Base64(text) => write!(f, "\"data_base64\":{}", Value::from(*text)),
+        }
+    }
 }
 
 /// Prints JSON as one line. Line ends occur only between JSON tokens, where a space means the same.

@@ -4,11 +4,13 @@
 //! unpublished: the line named in the error, and all later lines. A repeated message has the same key at each attempt, so
 //! that the server publishes it once.
 
+use std::fs::File;
 use std::io::{self, BufRead as _, Read as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use hyper::body::Bytes;
 use janus_core::wire::IdempotencyKey;
 use janus_core::wire::classic::client::{self as classic, ServerFrame as ClassicFrame};
 use janus_core::wire::v1::client::{self as v1, ServerFrame};
@@ -19,23 +21,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ClientError;
 use super::classic::{Connection, FRAME_BYTES_MAX};
-use super::http::{Http, runtime};
+use super::http::{Content, Http, runtime};
 use super::output::print_json;
 use super::server::{Need, Protocol, Target};
 use super::stream::wait;
 use super::websocket::{self, WebSocket};
 use crate::cli::Publish;
 
+/// The payload of a message.
+enum Payload {
+    /// JSON text.
+    Json(String),
+    Bytes(Vec<u8>),
+}
+
 pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
     // A message that is refused without a server needs no connection.
-    let single = if command.data == "-" { None } else { Some(json_text(command.data.as_bytes(), command.json)?) };
+    let single = single(command)?;
     let target = command.server.target("publish", Need::Publishing)?;
     if target.address.protocol == Protocol::Classic && (command.idempotency_key.is_some() || command.retry.is_some()) {
         return Err(ClientError::NoKeys);
     }
     let mut publisher = Publisher::open(target)?;
-    if let Some(data) = single {
-        return publisher.publish(command, &data);
+    if let Some(payload) = single {
+        return publisher.publish(command, &payload);
     }
     if command.idempotency_key.is_some() {
         return Err(ClientError::KeyOfSeveral);
@@ -56,13 +65,35 @@ pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
         if message.trim_ascii().is_empty() {
             continue;
         }
-        let published = json_text(message, command.json).and_then(|data| publisher.publish(command, &data));
+        let payload = json_text(message, command.json).map(Payload::Json);
+        let published = payload.and_then(|payload| publisher.publish(command, &payload));
         published.map_err(|error| match error {
             ClientError::Output(_) => error,
             source => ClientError::Line { line, source: Box::new(source) },
         })?;
     }
     Ok(())
+}
+
+/// The only message of a command; `None` for a message in each line of the input.
+fn single(command: &Publish) -> Result<Option<Payload>, ClientError> {
+    let read = |input: &mut dyn io::Read| {
+        let mut bytes = Vec::new();
+        // More than any server takes, and the memory of the command is bounded.
+        input.take(FRAME_BYTES_MAX as u64).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    if let Some(file) = &command.file {
+        let opened = File::open(file).and_then(|mut file| read(&mut file));
+        let bytes = opened.map_err(|source| ClientError::File { file: file.clone(), source })?;
+        return Ok(Some(Payload::Bytes(bytes)));
+    }
+    let data = command.data.as_deref().unwrap_or_default();
+    Ok(match (data, command.bytes) {
+        ("-", true) => Some(Payload::Bytes(read(&mut io::stdin().lock()).map_err(ClientError::Input)?)),
+        ("-", false) => None,
+        (data, true) => Some(Payload::Bytes(data.as_bytes().to_vec())),
+        (data, false) => Some(Payload::Json(json_text(data.as_bytes(), command.json)?)),
+    })
 }
 
 /// The message as JSON text: JSON unchanged, any other text as a JSON string, or refused with `only_json`.
@@ -113,13 +144,13 @@ impl Publisher {
     }
 
     /// Publishes a message, again and again for the time of `--retry`, and prints the receipt.
-    fn publish(&mut self, command: &Publish, data: &str) -> Result<(), ClientError> {
+    fn publish(&mut self, command: &Publish, payload: &Payload) -> Result<(), ClientError> {
         let made = || command.retry.map(|_| made_key());
         let key = command.idempotency_key.clone().or_else(made);
         let end = command.retry.map(|retry| Instant::now() + retry);
         let mut pause = PAUSES.0;
         let receipt = loop {
-            let error = match self.publish_once(command, data, key.as_ref()) {
+            let error = match self.publish_once(command, payload, key.as_ref()) {
                 Ok(receipt) => break receipt,
                 Err(error) => error,
             };
@@ -146,23 +177,25 @@ impl Publisher {
     fn publish_once(
         &mut self,
         command: &Publish,
-        data: &str,
+        payload: &Payload,
         key: Option<&IdempotencyKey>,
     ) -> Result<Receipt, ClientError> {
         let target = &self.target;
         match &mut self.way {
-            Way::Http(http) => by_http(http, command, data, key),
+            Way::Http(http) => by_http(http, command, payload, key),
             Way::WebSocket(thread) => {
                 let (event, id) = event_and_id(command);
-                let frame = match key {
-                    Some(key) => v1::publish_with_key(Some(0), &command.topic, &event, &id, data, key),
-                    None => v1::publish(Some(0), &command.topic, &event, &id, data),
+                let topic = &command.topic;
+                let frame = match (payload, key) {
+                    (Payload::Json(data), Some(key)) => v1::publish_with_key(Some(0), topic, &event, &id, data, key),
+                    (Payload::Json(data), None) => v1::publish(Some(0), topic, &event, &id, data),
+                    (Payload::Bytes(bytes), key) => v1::publish_bytes(Some(0), topic, &event, &id, bytes, key),
                 };
                 let published = thread.publish(frame);
                 published.map_err(|error| error.advised(|code| websocket::advice(target, code)))
             }
             Way::Classic(connection) => {
-                let published = by_classic(connection, target, command, data);
+                let published = by_classic(connection, target, command, payload);
                 published.map_err(|error| target.explain(error.advised(|code| websocket::advice(target, code))))
             }
         }
@@ -192,7 +225,7 @@ fn event_and_id(command: &Publish) -> (String, String) {
 fn by_http(
     http: &mut Http,
     command: &Publish,
-    data: &str,
+    payload: &Payload,
     key: Option<&IdempotencyKey>,
 ) -> Result<Receipt, ClientError> {
     #[derive(Serialize)]
@@ -202,14 +235,23 @@ fn by_http(
         message_id: &'a str,
         data: &'a RawValue,
     }
-    let publication = Publication {
-        topic: &command.topic,
-        event: &command.event,
-        message_id: command.id.as_deref().unwrap_or(""),
-        data: serde_json::from_str(data).map_err(ClientError::NotJson)?,
+    let (topic, event, message_id) = (&command.topic, &command.event, command.id.as_deref().unwrap_or(""));
+    let (path, body) = match payload {
+        Payload::Json(data) => {
+            let data = serde_json::from_str(data).map_err(ClientError::NotJson)?;
+            let publication = Publication { topic, event, message_id, data };
+            let body = serde_json::to_string(&publication).map_err(ClientError::NotJson)?;
+            ("/api/publish".to_owned(), body.into())
+        }
+        // Not as base64 inside JSON: the limit of the server counts the body.
+        Payload::Bytes(bytes) => {
+            let mut query = form_urlencoded::Serializer::new("/api/publish?".to_owned());
+            query.append_pair("topic", topic).append_pair("event", event).append_pair("message_id", message_id);
+            (query.finish(), Bytes::from(bytes.clone()))
+        }
     };
-    let publication = serde_json::to_string(&publication).map_err(ClientError::NotJson)?;
-    let answer = http.ask_with_key(&Method::POST, "/api/publish", Some(publication), key)?;
+    let content = Content { body: Some(body), is_bytes: matches!(payload, Payload::Bytes(_)), key };
+    let answer = http.ask_with(&Method::POST, &path, &content)?;
     answer.content().ok_or_else(|| http.refusal(&answer))
 }
 
@@ -217,10 +259,13 @@ fn by_classic(
     connection: &mut Connection,
     target: &Target,
     command: &Publish,
-    data: &str,
+    payload: &Payload,
 ) -> Result<Receipt, ClientError> {
     let (event, id) = event_and_id(command);
-    connection.send(&classic::publish_with_ack(&command.topic, &event, &id, data))?;
+    connection.send(&match payload {
+        Payload::Json(data) => classic::publish_with_ack(&command.topic, &event, &id, data),
+        Payload::Bytes(bytes) => classic::publish_bytes_with_ack(&command.topic, &event, &id, bytes),
+    })?;
     let deadline = Instant::now() + target.timeout;
     loop {
         match connection.receive(Some(deadline))? {

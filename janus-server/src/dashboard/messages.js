@@ -204,14 +204,15 @@ function element(name, className, text) {
 function message(line) {
   const item = document.createElement("li");
   item.className = "message";
-  const { topic, seq, time, event, message_id: id } = JSON.parse(line);
+  const { topic, seq, time, event, message_id: id, data_base64: base64 } = JSON.parse(line);
   const head = document.createElement("p");
   head.append(element("time", "", timeOfDay(time)), " ", element("bdi", "topic", topic), " ", element("span", "seq", `#${seq}`));
   // A publisher may give any JSON value.
   const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   if (event !== "") head.append(" ", element("bdi", "event", `event ${text(event)}`));
   if (id !== "") head.append(" ", element("bdi", "event", `id ${text(id)}`));
-  const data = rawData(line);
+  const data = base64 === undefined ? rawData(line) : base64;
+  if (base64 !== undefined) head.append(" ", element("span", "event", `${counted(atob(base64).length, "byte")}, as base64`));
   const cut = data.length > MAX_SHOWN;
   item.append(head, element("pre", "", cut ? data.slice(0, MAX_SHOWN) : data));
   if (cut) item.append(element("p", "hint", `The first ${count(MAX_SHOWN)} of ${counted(data.length, "character")}.`));

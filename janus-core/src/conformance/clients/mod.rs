@@ -2,15 +2,18 @@
 //!
 //! | file | kind | owns |
 //! |---|---|---|
-//! | `mod.rs` | pure | [`ResponseHead`], the head of an HTTP response, for the two clients over HTTP |
+//! | `mod.rs` | pure | [`ResponseHead`], the head of an HTTP response, for the clients over HTTP |
 //! | `classic.rs` | pure | [`ClassicClient`], the classic protocol |
 //! | `websocket.rs` | pure | [`WebSocketClient`], `janus.v1.json` over WebSocket |
+//! | `cbor.rs` | pure | [`CborClient`], `janus.v1.cbor` over WebSocket |
 //! | `sse.rs` | pure | [`SseClient`], server-sent events |
 
+mod cbor;
 mod classic;
 mod sse;
 mod websocket;
 
+pub use cbor::CborClient;
 pub use classic::ClassicClient;
 pub use sse::SseClient;
 pub use websocket::WebSocketClient;

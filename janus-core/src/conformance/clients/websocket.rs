@@ -2,6 +2,7 @@
 
 use super::super::{ClientFormat, Reader, ResumePoint, Seen};
 use super::{Begun, ResponseHead};
+use crate::wire::cbor;
 use crate::wire::v1::client::{self as v1, ServerFrame as Frame};
 use crate::wire::websocket::client::{self, ServerDecoder, ServerFrame};
 
@@ -11,8 +12,8 @@ use crate::wire::websocket::client::{self, ServerDecoder, ServerFrame};
 pub struct WebSocketClient;
 
 /// The key of the example in RFC 6455. The server does not check the randomness of keys.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 fn frame(text: &str) -> Vec<u8> {
     client::text(text, MASK)
@@ -77,9 +78,11 @@ impl ClientFormat for WebSocketClient {
 }
 
 #[derive(Default)]
-struct WebSocketReader {
+pub(super) struct WebSocketReader {
     head: ResponseHead,
     frames: ServerDecoder,
+    /// Whether the messages are those of `janus.v1.cbor`.
+    is_binary: bool,
 }
 
 impl Reader for WebSocketReader {
@@ -97,10 +100,22 @@ impl Reader for WebSocketReader {
 }
 
 impl WebSocketReader {
+    /// For a client of `janus.v1.cbor`.
+    pub(super) fn of_binary() -> Self {
+        Self { is_binary: true, ..Self::default() }
+    }
+
     fn read_frames(&mut self, mut input: &[u8], seen: &mut Vec<Seen>) {
         while let Some(frame) = self.frames.decode(&mut input) {
             seen.push(match frame {
-                ServerFrame::Text(text) => understand(text),
+                ServerFrame::Text(text) if !self.is_binary => understand(text),
+                ServerFrame::Binary(bytes) if self.is_binary => match cbor::client::json(bytes) {
+                    Ok(json) => understand(&json),
+                    Err(error) => Seen::Unknown(error.to_string()),
+                },
+                ServerFrame::Text(_) | ServerFrame::Binary(_) => {
+                    Seen::Unknown("a message of another subprotocol".to_owned())
+                }
                 ServerFrame::Ping(_) | ServerFrame::Pong(_) => Seen::Other,
                 ServerFrame::Close { code, .. } => {
                     Seen::Bye { code: code.map_or_else(|| "none".to_owned(), |code| code.to_string()) }

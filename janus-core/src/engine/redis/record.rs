@@ -2,10 +2,12 @@
 //!
 //! | record | text |
 //! |---|---|
-//! | messages | `1 msg EPOCH FIRST COUNT SECONDS MICROSECONDS NODE SUBMISSION`, a line feed, and the payload |
+//! | messages | `FORM msg EPOCH FIRST COUNT SECONDS MICROSECONDS NODE SUBMISSION`, a line feed, and the payload |
 //! | loss mark | `1 loss EPOCH FIRST COUNT SECONDS MICROSECONDS EPOCH_BEFORE LAST_BEFORE`, and a line feed |
 //!
-//! The digit is the version of the form, for releases with different forms at one engine.
+//! The digit is the version of the form, for releases with different forms at one engine. Messages have the
+//! [form](Payload::form) of their payload, so a release without messages of bytes reads all other messages, and says of
+//! these that they are of a newer release.
 
 use std::time::Duration;
 
@@ -14,15 +16,16 @@ use bytes::{Buf, Bytes};
 use super::super::{Payload, Record, What};
 use crate::wire::{Position, Timestamp};
 
-/// The version of this release, written and read.
-const VERSION: &str = "1";
+/// The latest form, which this release reads as well as all before. Each record is written in the earliest form that can
+/// express the record.
+const LATEST: u64 = 2;
 
 /// Why a text is not a record to this release.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RecordError {
     #[error(
-        "the log has records of form {0}, written by a newer release of Janus, and this release reads form {VERSION}: \
-         upgrade this node"
+        "the log has records of form {0}, written by a newer release of Janus, and this release reads forms up \
+         to {LATEST}: upgrade this node"
     )]
     Version(u64),
     #[error("the log has an entry that is no record; is the prefix also used by another program?")]
@@ -35,14 +38,15 @@ pub(super) fn record_of(mut text: Bytes) -> Result<Record, RecordError> {
     let head = &text[..end.unwrap_or_else(|| text.len().min(MAX_HEAD))];
     let head = str::from_utf8(head).map_err(|_| RecordError::Malformed)?;
     let (version, head) = head.split_once(' ').ok_or(RecordError::Malformed)?;
-    if version != VERSION {
-        return Err(version.parse().map_or(RecordError::Malformed, RecordError::Version));
+    let form = decimal(version).filter(|form| *form > 0).ok_or(RecordError::Malformed)?;
+    if form > LATEST {
+        return Err(RecordError::Version(form));
     }
     let (mut record, behind) = head_of(head).zip(end).ok_or(RecordError::Malformed)?;
     text.advance(behind + 1);
     match &mut record.what {
         What::Messages { payload, .. } => *payload = Payload::from_bytes(text),
-        What::Lost { .. } if text.is_empty() => {}
+        What::Lost { .. } if text.is_empty() && form == 1 => {}
         What::Lost { .. } => return Err(RecordError::Malformed),
     }
     Ok(record)
@@ -95,6 +99,12 @@ mod tests {
             read("1 msg 00000000000000ab 41 2 1258870801 42 00000000000000cd 9\n1 1 1\n123"),
             Ok(Record { epoch, first: 41, count: 2, time, what: messages })
         );
+        let payload = Payload::from_bytes(Bytes::from_static(b"2\n1 1 1 bytes\n123"));
+        let messages = What::Messages { node: NodeId::new(0xcd), submission: 9, payload };
+        assert_eq!(
+            read("2 msg 00000000000000ab 41 1 1258870801 42 00000000000000cd 9\n2\n1 1 1 bytes\n123"),
+            Ok(Record { epoch, first: 41, count: 1, time, what: messages })
+        );
         let what = What::Lost { after: Position { epoch: Epoch::new(0xef), seq: 40 } };
         assert_eq!(
             read("1 loss 00000000000000ab 41 1 1258870801 42 00000000000000ef 40\n"),
@@ -104,9 +114,9 @@ mod tests {
 
     #[test]
     fn a_newer_form_is_named_and_not_guessed() {
-        assert_eq!(read("2 msg 00000000000000ab"), Err(RecordError::Version(2)));
+        assert_eq!(read("3 msg 00000000000000ab"), Err(RecordError::Version(3)));
         assert_eq!(read("12 anything\nat all"), Err(RecordError::Version(12)));
-        assert!(RecordError::Version(2).to_string().contains("upgrade this node"));
+        assert!(RecordError::Version(3).to_string().contains("upgrade this node"));
     }
 
     #[test]
@@ -127,6 +137,9 @@ mod tests {
             "1 msg 00000000000000ab 1 1 1258870801 42 00000000000000cd 9 9\n",
             "1 gone 00000000000000ab 1 1 1258870801 42 00000000000000cd 9\n",
             "1 loss 00000000000000ab 1 1 1258870801 42 00000000000000cd 9\nmore",
+            "2 loss 00000000000000ab 1 1 1258870801 42 00000000000000cd 9\n",
+            "0 msg 00000000000000ab 1 1 1258870801 42 00000000000000cd 9\n",
+            "+1 msg 00000000000000ab 1 1 1258870801 42 00000000000000cd 9\n",
             "1 \u{e9}",
         ];
         for text in bad {

@@ -8,9 +8,9 @@ use std::mem;
 use std::time::Duration;
 
 use super::super::json::{self, Reader};
-use super::super::publication::put_json_string;
+use super::super::publication::{data_of_bytes, put_json_string};
 use super::parse_timestamp;
-use crate::wire::Timestamp;
+use crate::wire::{Base64, Timestamp};
 
 /// The optional preamble of a classic client, allowed before any frame.
 pub const PREAMBLE: &[u8] = b"<regular-socket/>\0";
@@ -73,6 +73,12 @@ pub fn publish_with_ack(topic: &str, event: &str, message_id: &str, data: &str) 
     frame
 }
 
+/// As [`publish_with_ack`], with bytes as payload.
+#[must_use]
+pub fn publish_bytes_with_ack(topic: &str, event: &str, message_id: &str, bytes: &[u8]) -> Vec<u8> {
+    publish_with_ack(topic, event, message_id, &data_of_bytes(bytes))
+}
+
 /// The classic publication; the server closes the connection afterwards. Event, message id and data are JSON text.
 #[must_use]
 pub fn publish_and_close(topic: &str, event: &str, message_id: &str, data: &str) -> Vec<u8> {
@@ -121,8 +127,10 @@ pub enum ServerFrame<'a> {
         event: &'a str,
         /// JSON text.
         message_id: &'a str,
-        /// JSON text.
+        /// JSON text; `null` if the payload is bytes.
         data: &'a str,
+        /// The payload, if it is bytes.
+        base64: Option<Base64<'a>>,
     },
     /// A request was refused.
     Error {
@@ -266,12 +274,18 @@ impl<'a> ServerFrame<'a> {
         .ok()?
         .values;
         if let Some(topic) = topic {
+            // Read apart, because messages of bytes are few.
+            let base64 = match data? {
+                "null" => json::members(text, ["data_base64"]).ok()?.values[0],
+                _ => None,
+            };
             return Some(Self::Message {
                 timestamp: parse_timestamp(timestamp?)?,
                 topic: json::string(topic)?,
                 event: event?,
                 message_id: message_id?,
                 data: data?,
+                base64: base64.map(Base64::of_json).transpose().ok()?,
             });
         }
         if let Some(published) = published {
@@ -351,6 +365,7 @@ mod tests {
                 r#"{"timestamp":[1258,870801,42],"topic":"caf\u00e9","event":"e","message_id":7,"data":{"a":0.10}}"#
             ),
             ServerFrame::Message {
+                base64: None,
                 timestamp: Timestamp { mega: 1_258, sec: 870_801, micro: 42 },
                 topic: "café".into(),
                 event: "\"e\"",

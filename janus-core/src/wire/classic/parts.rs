@@ -5,7 +5,8 @@ use super::parse_timestamp;
 use crate::wire::Timestamp;
 use crate::wire::publication::BARE;
 
-/// A published message, each part the publisher's JSON text.
+/// A published message, each part the publisher's JSON text; for the data of a message of bytes see
+/// [`json_and_base64`](crate::wire::json_and_base64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MessageParts<'a> {
     pub(crate) timestamp: Timestamp,

@@ -795,7 +795,7 @@ proptest! {
         let mut client = ServerDecoder::new();
         prop_assert_eq!(
             client.decode(&mut input),
-            Some(ServerFrame::Message { timestamp, topic: name.into(), event: &event, message_id: &message_id, data: &data })
+            Some(ServerFrame::Message { timestamp, topic: name.into(), event: &event, message_id: &message_id, data: &data, base64: None })
         );
         prop_assert!(input.is_empty());
     }

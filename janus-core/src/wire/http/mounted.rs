@@ -65,12 +65,12 @@ impl HttpPort {
             "POST" => check_head(request),
             _ => Err(HttpError::new(405, "method_not_allowed", "this path accepts POST")),
         });
-        let read = checked.and_then(|()| {
+        let read = checked.and_then(|content| {
             if body.len() > limits.max_frame_bytes {
                 let message = format!("the body is longer than the limit of {} bytes", limits.max_frame_bytes);
                 return Err(HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message));
             }
-            publication_of(request, body, limits).map_err(|refused| error(refused.code, &refused.message))
+            publication_of(request, content, body, limits).map_err(|refused| error(refused.code, &refused.message))
         });
         read.map_err(|error| self.refusal(&error, request))
     }

@@ -1,5 +1,5 @@
 //! A request that publishes, served where the publications of other clients are: `POST` to a [`PublishRoute`], with a
-//! JSON object as body, and the receipt as answer. The connection is kept for the next request.
+//! JSON object or bytes as body, and the receipt as answer. The connection is kept for the next request.
 //!
 //! The request shows its right to publish by itself, so its connection is never opened, and no hook is asked.
 
@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::answer::{Ends, put_answer, put_error};
@@ -16,14 +17,18 @@ use super::body::BodyReader;
 use super::{HttpError, HttpRequest, PathPattern};
 use crate::wire::http_request::trim_ows;
 use crate::wire::object::Object;
-use crate::wire::publication::put_json_string;
+use crate::wire::publication::{data_of_base64, data_of_bytes, put_json_string};
+use crate::wire::request::{bad_base64, two_payloads};
 use crate::wire::{
-    ClientId, Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent, TopicName,
+    Base64, ClientId, ClientIdError, Command, ErrorCode, FrameError, IdempotencyKey, Limits, Publication, ServerEvent,
+    TopicName,
 };
 
 /// A path of an HTTP port at which requests publish: `POST`, with the header `Content-Type: application/json` and the body
-/// `{"topic":T,"event":E,"message_id":I,"data":D,"exclude":C}`; all but `topic` and `data` may be left out. The message does
-/// not go to the client `exclude`, a [`ClientId`](crate::ClientId). The answer is the receipt,
+/// `{"topic":T,"event":E,"message_id":I,"data":D,"exclude":C}`; all but `topic` and `data` may be left out, and `data_base64`
+/// may stand in place of `data`. The message does not go to the client `exclude`, a [`ClientId`](crate::ClientId). Or the body
+/// is the payload as it is, with the header `Content-Type: application/octet-stream`, and the other members are in the query:
+/// see [`PublishQuery`]. The answer is the receipt,
 /// `{"epoch":E,"seq":N,"subscribers":N}`. With the header `Idempotency-Key`, an [`IdempotencyKey`], a repetition within
 /// `idempotency_ttl` gets the first receipt, with `"again":true`.
 ///
@@ -126,6 +131,7 @@ impl Routes {
             answer: Answer { route: number, ends },
             request: Box::new(request),
             step: Step::Asked,
+            content: Content::Json,
             expects,
         })
     }
@@ -182,6 +188,8 @@ pub(super) struct Submission {
     answer: Answer,
     pub(super) request: Box<HttpRequest>,
     step: Step,
+    /// Known once the head is checked.
+    content: Content,
     /// Whether the client waits with the body for a word of the server (RFC 9110, 10.1.1).
     expects: bool,
 }
@@ -268,12 +276,12 @@ impl Submission {
 
     /// The message of the request, with the key of the header `Idempotency-Key`.
     fn publication(&self, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
-        publication_of(&self.request, body, limits)
+        publication_of(&self.request, self.content, body, limits)
     }
 
     /// What the head says about the body.
-    fn checked(&self, limits: &Limits) -> Result<BodyReader, HttpError> {
-        check_head(&self.request)?;
+    fn checked(&mut self, limits: &Limits) -> Result<BodyReader, HttpError> {
+        self.content = check_head(&self.request)?;
         BodyReader::of(&self.request, limits.max_frame_bytes)
     }
 
@@ -289,15 +297,33 @@ impl Submission {
     }
 }
 
+/// What the body of a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// An object with the parts of the message.
+    Json,
+    /// The payload as it is.
+    Bytes,
+}
+
 /// The message of a request, with the key of the header `Idempotency-Key`.
 pub(super) fn publication_of(
     request: &HttpRequest,
+    content: Content,
     body: &[u8],
     limits: &Limits,
 ) -> Result<(TopicName, Publication), FrameError> {
     let key = request.header("idempotency-key").map(str::parse::<IdempotencyKey>).transpose();
     let key = key.map_err(|error| harmless(ErrorCode::BadPublish, format!("the header Idempotency-Key: {error}")))?;
-    let (topic, publication) = publication(body, limits)?;
+    let (topic, publication) = match content {
+        Content::Json => of_json(body, limits)?,
+        Content::Bytes => of_bytes(request.query(), body, limits)?,
+    };
+    if publication.payload_len() > limits.max_frame_bytes {
+        let (length, limit) = (publication.payload_len(), limits.max_frame_bytes);
+        let message = format!("the message takes {length} bytes, and max_frame_bytes allows {limit}");
+        return Err(harmless(ErrorCode::BadPublish, message));
+    }
     Ok((
         topic,
         match key {
@@ -307,19 +333,27 @@ pub(super) fn publication_of(
     ))
 }
 
-/// Refuses a head that cannot belong to a request that publishes.
-pub(super) fn check_head(request: &HttpRequest) -> Result<(), HttpError> {
+/// What the body of a request that publishes is, by its head.
+///
+/// # Errors
+///
+/// The head cannot belong to a request that publishes.
+pub(super) fn check_head(request: &HttpRequest) -> Result<Content, HttpError> {
+    // Without a preflight, a page of another site can send JSON or bytes only under another content type.
+    let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+    if trim_ows(kind).eq_ignore_ascii_case("application/octet-stream") {
+        return Ok(Content::Bytes);
+    }
     if !request.query().is_empty() {
-        let message = "the query: this path accepts no parameters";
+        let message = "the query: with a body of JSON this path accepts no parameters";
         return Err(HttpError::new(400, ErrorCode::BadRequest.as_str(), message));
     }
-    // Without a preflight, a page of another site can send JSON only under another content type.
-    let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-    if !trim_ows(kind).eq_ignore_ascii_case("application/json") {
-        let message = "the body must be JSON with the header Content-Type: application/json";
-        return Err(HttpError::new(415, "unsupported_media_type", message));
+    if trim_ows(kind).eq_ignore_ascii_case("application/json") {
+        return Ok(Content::Json);
     }
-    Ok(())
+    let message = "the body must be JSON with the header Content-Type: application/json, or bytes with Content-Type: \
+                   application/octet-stream";
+    Err(HttpError::new(415, "unsupported_media_type", message))
 }
 
 #[derive(Deserialize)]
@@ -331,31 +365,45 @@ struct Publish<'a> {
     event: Cow<'a, str>,
     #[serde(borrow, default)]
     message_id: Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "given")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data_base64: Option<Cow<'a, str>>,
     exclude: Option<ClientId>,
 }
 
-/// The message in a body.
-fn publication(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
+/// A value that is there: serde would take `null` for none.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
+}
+
+/// The message in a body of JSON.
+fn of_json(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
     // serde would accept an array as a struct without the names of the fields.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(harmless(ErrorCode::BadRequest, "the body: expected an object, got an array"));
     }
-    let Publish { topic, event, message_id, data, exclude } = serde_json::from_slice(body).map_err(|error| {
-        let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
-        harmless(code, format!("the body: {error}"))
-    })?;
+    let Publish { topic, event, message_id, data, data_base64, exclude } =
+        serde_json::from_slice(body).map_err(|error| {
+            let code = if error.is_data() { ErrorCode::BadRequest } else { ErrorCode::BadJson };
+            harmless(code, format!("the body: {error}"))
+        })?;
     let topic = TopicName::new(&topic, limits.max_topic_bytes)
         .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
-    let data =
-        Publication::check_data(data.get()).map_err(|error| harmless(ErrorCode::BadPublish, error.to_string()))?;
+    let bytes;
+    let data = match (data.map(RawValue::get), &data_base64) {
+        (None, None) => return Err(harmless(ErrorCode::BadRequest, NO_PAYLOAD)),
+        (Some(json), None) => {
+            Publication::check_data(json).map_err(|error| harmless(ErrorCode::BadPublish, error.to_string()))?
+        }
+        (None | Some("null"), Some(text)) => {
+            let base64 = Base64::new(text).map_err(|error| bad_base64(&error.to_string()).into_harmless())?;
+            bytes = data_of_base64(base64);
+            &bytes
+        }
+        (Some(_), Some(_)) => return Err(two_payloads().into_harmless()),
+    };
     let publication = Publication::of_checked(&topic, &json_string(&event), &json_string(&message_id), data);
-    if publication.len() > limits.max_frame_bytes {
-        let (length, limit) = (publication.len(), limits.max_frame_bytes);
-        let message = format!("the message takes {length} bytes, and max_frame_bytes allows {limit}");
-        return Err(harmless(ErrorCode::BadPublish, message));
-    }
     Ok((
         topic,
         match exclude {
@@ -363,6 +411,82 @@ fn publication(body: &[u8], limits: &Limits) -> Result<(TopicName, Publication),
             None => publication,
         },
     ))
+}
+
+const NO_PAYLOAD: &str = "the body: missing field `data`, or `data_base64` for bytes";
+
+/// The message whose payload is a body.
+fn of_bytes(query: &str, body: &[u8], limits: &Limits) -> Result<(TopicName, Publication), FrameError> {
+    let PublishQuery { topic, event, message_id, exclude } =
+        PublishQuery::parse(query).map_err(FrameError::into_harmless)?;
+    let topic = TopicName::new(&topic, limits.max_topic_bytes)
+        .map_err(|error| harmless(ErrorCode::BadTopic, error.to_string()))?;
+    let (event, message_id) = (json_string(&event), json_string(&message_id));
+    let publication = Publication::of_checked(&topic, &event, &message_id, &data_of_bytes(body));
+    Ok((
+        topic,
+        match exclude {
+            Some(client) => publication.excluding(client),
+            None => publication,
+        },
+    ))
+}
+
+/// The query of a request whose body is the payload as it is: `topic`, `event` and `message_id` if they are not empty, and
+/// `exclude` for a client that does not get the message.
+///
+/// ```
+/// use janus_core::wire::PublishQuery;
+///
+/// let query = PublishQuery::parse("topic=camera%3A1&event=frame")?;
+/// assert_eq!((&*query.topic, &*query.event, &*query.message_id), ("camera:1", "frame", ""));
+/// assert!(PublishQuery::parse("topic=a&topic=b").is_err());
+/// # Ok::<_, janus_core::wire::FrameError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublishQuery {
+    /// The topic, unchecked.
+    pub topic: String,
+    /// The event, a text.
+    pub event: String,
+    /// The publisher's id of the message, a text.
+    pub message_id: String,
+    /// The client that does not get the message.
+    pub exclude: Option<ClientId>,
+}
+
+impl PublishQuery {
+    /// Reads a query, without its `?`.
+    ///
+    /// # Errors
+    ///
+    /// `bad_request` for a parameter that is unknown, duplicate or not UTF-8, and `bad_topic` without a topic.
+    pub fn parse(query: &str) -> Result<Self, FrameError> {
+        let bad = |why: String| FrameError::new(ErrorCode::BadRequest, format!("the query: {why}"));
+        const NAMES: [&str; 4] = ["topic", "event", "message_id", "exclude"];
+        let mut read = [const { None }; NAMES.len()];
+        let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
+        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(query.as_bytes())) {
+            let Some(place) = NAMES.iter().position(|known| *known == name) else {
+                let names = "topic, event, message_id and exclude";
+                return Err(bad(format!("expected only {names}, the payload is the body")));
+            };
+            // The parser would replace invalid bytes by another character.
+            if percent_decode_str(parameter).decode_utf8().is_err() {
+                return Err(bad(format!("{name} is not UTF-8")));
+            }
+            if read[place].replace(value.into_owned()).is_some() {
+                return Err(bad(format!("duplicate {name}: send it once")));
+            }
+        }
+        let [topic, event, message_id, exclude] = read;
+        let exclude = exclude.map(|client: String| client.parse()).transpose();
+        let exclude = exclude.map_err(|error: ClientIdError| bad(format!("exclude: {error}")))?;
+        let missing = "missing topic: name it in the query, as in ?topic=news";
+        let topic = topic.ok_or_else(|| FrameError::new(ErrorCode::BadTopic, missing))?;
+        Ok(Self { topic, event: event.unwrap_or_default(), message_id: message_id.unwrap_or_default(), exclude })
+    }
 }
 
 fn json_string(text: &str) -> Cow<'static, str> {

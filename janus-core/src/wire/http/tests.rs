@@ -7,9 +7,9 @@ use crate::wire::{Epoch, Position, TopicName};
 const LIMITS: Limits = Limits { max_frame_bytes: 65_536, max_topic_bytes: 255, max_topics: 3 };
 
 /// An event stream in chunks.
-const STREAM: usize = WEBSOCKET + 2;
+const STREAM: usize = WEBSOCKET + 3;
 
-/// The index of the WebSocket.
+/// The index of the WebSocket of JSON; that of CBOR is the next.
 const WEBSOCKET: usize = 0;
 
 fn port(origins: &[&str]) -> HttpPort {
@@ -94,6 +94,12 @@ fn the_path_decides_the_protocol_of_a_connection() {
     let Seen::Became(WEBSOCKET, answer, _, rest) = seen else { panic!("{seen:?}") };
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     assert_eq!(rest, b"\x81", "what follows the head is the WebSocket's");
+
+    let offer = |offer| [UPGRADE, &[("Sec-WebSocket-Protocol", offer)]].concat();
+    for (offered, place) in [("janus.v1.json", WEBSOCKET), ("janus.v1.cbor, janus.v1.json", WEBSOCKET + 1)] {
+        let seen = feed(&port(&[]), &[&head("GET /ws", &offer(offered))]);
+        assert!(matches!(seen, Seen::Became(became, ..) if became == place), "{offered}");
+    }
 
     let seen = feed(&port(&[]), &[&head("GET /events?topic=news", &[])]);
     let Seen::Became(STREAM, answer, commands, _) = seen else { panic!("{seen:?}") };
@@ -568,7 +574,8 @@ fn commands(port: &HttpPort, pieces: &[&[u8]]) -> Vec<String> {
                     format!("Close {}", text.lines().next().unwrap_or_default())
                 }
                 Command::Submit { topic, publication, last, .. } => {
-                    format!("Submit {topic} {} {last}", publication.data())
+                    let bytes = publication.base64().map(|base64| format!("{:?} ", base64.decode()));
+                    format!("Submit {topic} {}{} {last}", bytes.unwrap_or_default(), publication.data())
                 }
                 Command::Refused(error) => {
                     assert!(!error.is_fatal() && error.id.is_some());
@@ -626,6 +633,67 @@ fn requests_of_a_publishing_route_follow_each_other() {
         (submission(key, &"x".repeat(70_000)), "Close HTTP/1.1 413 Content Too Large"),
     ] {
         assert_eq!(commands(&port, &[&request]).last().unwrap(), status);
+    }
+}
+
+#[test]
+fn a_body_of_bytes_is_the_payload_and_the_query_has_the_rest() {
+    let (port, _) = publishing();
+    let request = |query: &str, body: &[u8]| {
+        let head = format!(
+            "POST /publish?{query} HTTP/1.1\r\nHost: a\r\nkey: k\r\nContent-Type: Application/Octet-Stream\r\n"
+        );
+        [head.as_bytes(), format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+    };
+    let all = [
+        request("topic=a%3Ab", b"\0\xff"),
+        request("topic=news&event=e&message_id=%C3%A9", b""),
+        request("", b"x"),
+        request("topic=", b"x"),
+        request("topic=a&topic=b", b"x"),
+        request("topic=a&data=b", b"x"),
+        request("topic=%FF", b"x"),
+        request("topic=news", b"x"),
+    ];
+    let expected = [
+        "Submit a:b [0, 255] null false",
+        "Submit news [] null false",
+        "Refused bad_topic",
+        "Refused bad_topic",
+        "Refused bad_request",
+        "Refused bad_request",
+        "Refused bad_request",
+        "Submit news [120] null false",
+    ];
+    let commands = |input: &[u8]| commands(&port, &[input]).into_iter().filter(|command| command != "Admit");
+    assert_eq!(commands(&all.concat()).collect::<Vec<_>>(), expected);
+    // The limit counts the bytes as they are: as base64 the longest message is longer than the limit.
+    let longest =
+        LIMITS.max_frame_bytes - r#""topic":"news","event":"","message_id":"","data":null,"data_base64":""}"#.len() - 1;
+    for (length, outcome) in
+        [(longest, "Submit"), (longest + 1, "Refused bad_publish"), (LIMITS.max_frame_bytes + 1, "Close")]
+    {
+        let outcomes: Vec<_> = commands(&request("topic=news", &vec![b'x'; length])).collect();
+        assert!(outcomes.len() == 1 && outcomes[0].starts_with(outcome), "{length} bytes");
+    }
+}
+
+#[test]
+fn json_may_carry_bytes_as_base64() {
+    let (port, _) = publishing();
+    for (members, outcome) in [
+        (r#""data_base64":"AP8=""#, "Submit news [0, 255] null false"),
+        (r#""data":null,"data_base64":"A\u0050\/=""#, "Refused bad_publish"),
+        (r#""data":null,"data_base64":"A\u00508=""#, "Submit news [0, 255] null false"),
+        (r#""data":1,"data_base64":null"#, "Submit news 1 false"),
+        (r#""data":1,"data_base64":"AP8=""#, "Refused bad_publish"),
+        (r#""data_base64":"AP8""#, "Refused bad_publish"),
+        (r#""data_base64":7"#, "Refused bad_request"),
+        (r#""data_base64":null"#, "Refused bad_request"),
+        (r#""data":null"#, "Submit news null false"),
+    ] {
+        let request = submission("key: k\r\n", &format!(r#"{{"topic":"news",{members}}}"#));
+        assert_eq!(commands(&port, &[&request])[1], outcome, "{members}");
     }
 }
 

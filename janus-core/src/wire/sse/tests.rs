@@ -47,6 +47,7 @@ fn message(publication: &Publication) -> String {
         event: publication.event(),
         message_id: publication.message_id(),
         data: publication.data(),
+        base64: publication.base64(),
     });
     encode(&sse(), event)
 }
@@ -325,6 +326,7 @@ fn on_request_the_publishers_event_is_the_type_of_a_message() {
             event: publication.event(),
             message_id: publication.message_id(),
             data: publication.data(),
+            base64: publication.base64(),
         };
         dispatched(&encode(&sse().native_events(), ServerEvent::Message(message)))[0].0.clone()
     };

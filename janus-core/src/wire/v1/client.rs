@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
-use crate::wire::{Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
+use crate::wire::base64::put_base64;
+use crate::wire::{Base64, Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -78,6 +79,35 @@ pub fn publish_with_key(
     build("publish", |frame| {
         let frame = frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id);
         frame.text("idempotency_key", key.as_str()).raw("data", data)
+    })
+}
+
+/// As [`publish`], with bytes as payload, and with a key by which the server knows a repetition of the message, if given.
+///
+/// ```
+/// use janus_core::wire::v1::client::publish_bytes;
+///
+/// let frame = publish_bytes(None, "frames", "\"\"", "\"\"", b"\x00\xff", None);
+/// assert!(frame.contains(r#""data_base64":"AP8=""#));
+/// ```
+#[must_use]
+pub fn publish_bytes(
+    id: RequestId,
+    topic: &str,
+    event: &str,
+    message_id: &str,
+    bytes: &[u8],
+    key: Option<&IdempotencyKey>,
+) -> String {
+    let mut base64 = String::new();
+    put_base64(&mut base64, bytes);
+    build("publish", |frame| {
+        let frame = frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id);
+        let frame = match key {
+            Some(key) => frame.text("idempotency_key", key.as_str()),
+            None => frame,
+        };
+        frame.text("data_base64", &base64)
     })
 }
 
@@ -157,8 +187,10 @@ pub enum ServerFrame<'a> {
         event: &'a str,
         /// JSON text.
         message_id: &'a str,
-        /// JSON text.
+        /// JSON text; `null` if the payload is bytes.
         data: &'a str,
+        /// The payload, if it is bytes.
+        base64: Option<Base64<'a>>,
     },
     /// Messages lost to the client.
     Gap {
@@ -216,8 +248,9 @@ impl<'a> ServerFrame<'a> {
     }
 
     fn read(text: &'a str) -> Option<Self> {
-        let Members { values: [kind, topic, seq, time, event, message_id, data], .. } =
-            json::members(text, ["type", "topic", "seq", "time", "event", "message_id", "data"]).ok()?;
+        let keys = ["type", "topic", "seq", "time", "event", "message_id", "data", "data_base64"];
+        let Members { values: [kind, topic, seq, time, event, message_id, data, base64], .. } =
+            json::members(text, keys).ok()?;
         let kind = json::string(kind?)?;
         let topic = topic.map(json::string);
         if kind == "message" {
@@ -227,7 +260,8 @@ impl<'a> ServerFrame<'a> {
                 time: Duration::from_millis(time?.parse().ok()?),
                 event: event?,
                 message_id: message_id?,
-                data: data?,
+                data: data.or(base64.map(|_| "null"))?,
+                base64: base64.map(Base64::of_json).transpose().ok()?,
             });
         }
         let Members { values: [id, epoch, resumed, missed, subscribers, from, to], .. } =

@@ -314,6 +314,7 @@ mod events {
             event: publication.event(),
             message_id: publication.message_id(),
             data: publication.data(),
+            base64: publication.base64(),
         };
         let frame = encoded(
             ServerEvent::Message(message),
@@ -322,6 +323,7 @@ mod events {
         assert_eq!(
             frame,
             ServerFrame::Message {
+                base64: None,
                 topic: "a\"b".into(),
                 seq: 42,
                 time: Duration::from_millis(1_258_870_812_907),

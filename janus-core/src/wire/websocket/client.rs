@@ -11,12 +11,18 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use super::SUBPROTOCOL;
 use super::frames::unmask;
 
-/// The request to upgrade a connection. The key is 16 random bytes in base64.
+/// The request to upgrade a connection to `janus.v1.json`. The key is 16 random bytes in base64.
 #[must_use]
 pub fn upgrade(host: &str, target: &str, key: &str) -> Vec<u8> {
+    upgrade_to(host, target, key, SUBPROTOCOL)
+}
+
+/// As [`upgrade`], to another subprotocol.
+#[must_use]
+pub fn upgrade_to(host: &str, target: &str, key: &str, subprotocol: &str) -> Vec<u8> {
     format!(
         "GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
     )
     .into_bytes()
 }
@@ -26,6 +32,12 @@ pub fn upgrade(host: &str, target: &str, key: &str) -> Vec<u8> {
 #[must_use]
 pub fn text(text: &str, mask: [u8; 4]) -> Vec<u8> {
     frame(OpCode::Data(Data::Text), true, text.as_bytes(), mask)
+}
+
+/// A binary message in a single frame.
+#[must_use]
+pub fn binary(bytes: &[u8], mask: [u8; 4]) -> Vec<u8> {
+    frame(OpCode::Data(Data::Binary), true, bytes, mask)
 }
 
 /// A text message in frames with at most `max_payload_bytes` of payload each.
@@ -82,6 +94,8 @@ fn frame(opcode: OpCode, is_final: bool, payload: &[u8], mask: [u8; 4]) -> Vec<u
 pub enum ServerFrame<'a> {
     /// A text message, for [`v1::client::ServerFrame::parse`](crate::wire::v1::client::ServerFrame::parse).
     Text(&'a str),
+    /// A binary message, for [`cbor::client::json`](crate::wire::cbor::client::json).
+    Binary(&'a [u8]),
     /// A ping, to be answered with a pong of the same payload.
     Ping(&'a [u8]),
     /// The answer to a ping.
@@ -93,7 +107,7 @@ pub enum ServerFrame<'a> {
         /// The reason, for people.
         reason: &'a str,
     },
-    /// A frame never sent by Janus: masked, fragmented, binary, not UTF-8, longer than the limit or outside the
+    /// A frame never sent by Janus: masked, fragmented, not UTF-8, longer than the limit or outside the
     /// protocol. Nothing further is decoded: close the connection.
     Unexpected,
 }
@@ -231,6 +245,7 @@ impl Head {
         let payload = &frame[self.start..];
         Some(match self.opcode {
             OpCode::Data(Data::Text) => ServerFrame::Text(str::from_utf8(payload).ok()?),
+            OpCode::Data(Data::Binary) => ServerFrame::Binary(payload),
             OpCode::Control(Control::Ping) => ServerFrame::Ping(payload),
             OpCode::Control(Control::Pong) => ServerFrame::Pong(payload),
             OpCode::Control(Control::Close) => match payload.split_first_chunk() {

@@ -31,7 +31,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use janus_core::hooks::{Client, ConnectRequest, Denied, Hooks, Identity};
 use janus_core::supervision::in_words;
-use janus_core::wire::{Publication, TopicName};
+use janus_core::wire::{Base64, Publication, TopicName};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -175,6 +175,7 @@ impl Hooks for Ask {
             claims: None,
             topic: None,
             data: None,
+            data_base64: None,
         };
         let identity = self.shared.identify(url, &question).await;
         identity.map_err(|denied| match denied.retry_after {
@@ -205,8 +206,13 @@ impl Hooks for Ask {
         publication: &Publication,
     ) -> Result<(), Denied> {
         let Some(url) = &self.shared.settings.namespace(topic.as_str()).ask_publish else { return self.unasked() };
-        let data: Option<&RawValue> = serde_json::from_str(publication.data()).ok();
-        let question = Question { topic: Some(topic.as_str()), data, ..self.shared.about(client, "publish") };
+        let data_base64 = publication.base64().map(Base64::as_str);
+        let data: Option<&RawValue> = match data_base64 {
+            None => serde_json::from_str(publication.data()).ok(),
+            Some(_) => None,
+        };
+        let topic = Some(topic.as_str());
+        let question = Question { topic, data, data_base64, ..self.shared.about(client, "publish") };
         self.shared.permit(url, &question).await
     }
 }
@@ -227,6 +233,7 @@ impl Shared {
             claims: (!claims.is_null()).then_some(claims),
             topic: None,
             data: None,
+            data_base64: None,
         }
     }
 

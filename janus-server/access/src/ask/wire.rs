@@ -43,6 +43,9 @@ pub(super) struct Question<'a> {
     /// The message that a client wants to publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<&'a RawValue>,
+    /// In place of `data`, if the payload is bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data_base64: Option<&'a str>,
 }
 
 /// The headers of these names, given in lower case. Several of one name are joined as HTTP joins them.

@@ -8,7 +8,7 @@ use janus_core::wire::classic::client::{self, ServerFrame};
 use serde_json::json;
 
 use super::super::ClientError;
-use super::super::output::{print_json, say};
+use super::super::output::{Payload, print_json, say};
 use super::super::server::Target;
 use super::super::websocket::advice;
 use crate::cli::Subscribe;
@@ -61,16 +61,17 @@ impl<'a> Subscriber<'a> {
                         session.resume(&self.target.address.to_string(), token.into_owned(), topics);
                     }
                 }
-                Some(ServerFrame::Message { timestamp, topic, event, message_id, data }) => {
+                Some(ServerFrame::Message { timestamp, topic, event, message_id, data, base64 }) => {
                     let counts = self.session.as_mut().map_or(&mut received, |session| &mut session.received);
                     if let Some(count) = counts.get_mut(&*topic) {
                         *count += 1;
                     }
                     let (mega, sec, micro) = (timestamp.mega, timestamp.sec, timestamp.micro);
                     let topic = json!(topic);
+                    let payload = Payload::of(data, base64);
                     print_json(&format!(
                         "{{\"timestamp\":[{mega},{sec},{micro}],\"topic\":{topic},\"event\":{event},\
-                         \"message_id\":{message_id},\"data\":{data}}}"
+                         \"message_id\":{message_id},{payload}}}"
                     ))?;
                     self.printed += 1;
                 }

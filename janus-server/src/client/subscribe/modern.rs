@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::super::ClientError;
 use super::super::http::runtime;
-use super::super::output::{message_json, print_json, say};
+use super::super::output::{Payload, message_json, print_json, say};
 use super::super::server::Target;
 use super::super::websocket::{self, WebSocket};
 use crate::cli::Subscribe;
@@ -57,11 +57,12 @@ impl<'a> Subscriber<'a> {
                         }
                     }
                 }
-                ServerFrame::Message { topic, seq, time, event, message_id, data } => {
+                ServerFrame::Message { topic, seq, time, event, message_id, data, base64 } => {
                     if let Some(Topic { position: Some(position), .. }) = self.topic(&topic) {
                         position.seq = seq;
                     }
-                    print_json(&message_json(&topic, seq, time.as_millis(), [event, message_id, data]))?;
+                    let payload = Payload::of(data, base64);
+                    print_json(&message_json(&topic, seq, time.as_millis(), [event, message_id], payload))?;
                     self.printed += 1;
                 }
                 ServerFrame::Gap { topic, epoch, from, to } => {

@@ -18,6 +18,8 @@ if last + COUNT > GREATEST or before ~= history then
   return redis.error_reply('NUMBERS ' .. ARGV[10] .. after)
 end
 local first = epoch .. ' ' .. int(last + 1)
-keep('1 msg ', COUNT, ' ' .. ARGV[7] .. ' ' .. ARGV[9] .. '\n', ARGV[11], last + COUNT, ARGV[9] .. ' ' .. now[1])
+-- Messages of bytes are a record of form 2, and their text begins with that number on a line of its own.
+local form = string.sub(ARGV[11], 1, 2) == '2\n' and '2' or '1'
+keep(form .. ' msg ', COUNT, ' ' .. ARGV[7] .. ' ' .. ARGV[9] .. '\n', ARGV[11], last + COUNT, ARGV[9] .. ' ' .. now[1])
 if KEYS[4] then redis.call('SET', KEYS[4], first, 'PX', ARGV[12]) end
 return 'new ' .. first
