@@ -103,7 +103,7 @@ async fn labels_have_closed_sets_of_values_whatever_strangers_send() {
     }
     let scrape = server.scrape();
     let codes = ErrorCode::ALL.iter().map(|code| code.as_str()).chain(["by_client"]);
-    let transports = ["classic", "http", "sse", "websocket"];
+    let transports = ["cbor", "classic", "http", "sse", "websocket"];
     let sets: [(&str, Vec<&str>); 6] = [
         ("code", codes.collect()),
         ("namespace", vec!["chat", "default"]),

@@ -313,7 +313,7 @@ impl Api {
     }
 
     /// Reads the body as JSON of this type.
-    async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
+    pub(super) async fn body<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, HttpError> {
         no_query(&request)?;
         // Without a preflight, a page of another site can send JSON only under another content type.
         if !has_type(&request, "application/json") {
