@@ -1,5 +1,5 @@
-//! Order tracking: customers follow their orders, couriers send their positions, the shop tells notices to all. One axum app with
-//! Janus inside, tokens (JWT) that say who may follow what, and the history of each customer's orders.
+//! Order tracking: customers follow orders, couriers send positions, the shop tells notices to all. One axum app with Janus inside,
+//! tokens (JWT) with the rights of each user, and the history of each customer's orders.
 //!
 //! `cargo run --example orders`, then open <http://127.0.0.1:3000> and, in a terminal:
 //!
@@ -46,13 +46,13 @@ struct Shop {
 pub struct Order {
     /// The order.
     pub id: u64,
-    /// What has become of it.
+    /// The last news of the order.
     pub state: String,
 }
 
 /// Starts Janus, and makes the app.
 pub async fn start() -> Result<(Janus, Router), Box<dyn std::error::Error>> {
-    // A service in earnest has its key in a file, or only the public key of its identity provider.
+    // A service in earnest has a key in a file, or only the public key of an identity provider.
     let issuer = SigningKey::generate(Algorithm::Es256)?;
     let tokens = Tokens::new(Rules::default(), Keys::parse(issuer.public_text().as_bytes())?);
     let config = Config {
@@ -79,7 +79,7 @@ struct Login {
     user: String,
 }
 
-/// Gives a token to everyone who asks; a service in earnest asks for a password.
+/// Gives a token to every user; a service in earnest asks for a password.
 async fn login(State(shop): State<Shop>, Query(Login { user }): Query<Login>) -> Result<String, Failure> {
     let token = NewToken::new(&user).good_for(Duration::from_secs(3_600));
     let token = match user.as_str() {

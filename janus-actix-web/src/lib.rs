@@ -17,7 +17,7 @@
 //! # Who the client is
 //!
 //! A middleware of the program that knows the client puts an [`Identity`] into the extensions of the request, and the hooks
-//! of the instance are not asked who the client is. Its grants hold, and its end: Janus closes the client in time.
+//! of the instance are not asked who the client is. The grants of the identity hold, and Janus closes the client at the identity's end.
 //!
 //! ```
 //! use actix_web::body::MessageBody;
@@ -56,12 +56,12 @@
 //! # }
 //! ```
 //!
-//! Without such a middleware the hooks decide, as on Janus's own port; without hooks, everyone may subscribe.
+//! Without such a middleware the hooks decide, as on Janus's own port; without hooks, every client may subscribe.
 //!
 //! # Shutting down
 //!
-//! Streams and WebSockets have no end of their own: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then
-//! the server.
+//! Streams and WebSockets last as long as Janus: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then the
+//! server.
 
 #![forbid(unsafe_code)]
 

@@ -17,7 +17,7 @@
 //! # Who the client is
 //!
 //! A middleware of the program that knows the client puts an [`Identity`] into the extensions of the request, and the hooks
-//! of the instance are not asked who the client is. Its grants hold, and its end: Janus closes the client in time.
+//! of the instance are not asked who the client is. The grants of the identity hold, and Janus closes the client at the identity's end.
 //!
 //! ```
 //! use axum::extract::Request;
@@ -52,12 +52,12 @@
 //! # }
 //! ```
 //!
-//! Without such a middleware the hooks decide, as on Janus's own port; without hooks, everyone may subscribe.
+//! Without such a middleware the hooks decide, as on Janus's own port; without hooks, every client may subscribe.
 //!
 //! # Shutting down
 //!
-//! Streams and WebSockets have no end of their own: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then
-//! the server.
+//! Streams and WebSockets last as long as Janus: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then the
+//! server.
 
 #![forbid(unsafe_code)]
 
@@ -156,7 +156,7 @@ fn head_of(request: &Request) -> HttpRequest {
     HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head }
 }
 
-/// The socket inside of an upgraded connection, if it is one, with the bytes read behind the request.
+/// The socket inside of an upgraded connection, or the whole stream in place of a socket, with the bytes read behind the request.
 fn incoming(upgraded: Upgraded, peer: Peer) -> (Incoming, Bytes) {
     let upgraded = match upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
         Ok(parts) => {
@@ -228,14 +228,14 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET /up HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: bytes\r\n\r\nahead";
 
-    /// An app that upgrades each connection, and tells what it has in hand then.
-    fn app() -> (Router, mpsc::UnboundedReceiver<(String, Bytes)>) {
-        let (told, seen) = mpsc::unbounded_channel();
+    /// An app that upgrades each connection, and tells what the upgrade has given.
+    fn app() -> (Router, mpsc::Receiver<(String, Bytes)>) {
+        let (told, seen) = mpsc::channel(1);
         let upgrade = move |mut request: Request| async move {
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let (incoming, received) = incoming(upgraded.await.expect("an upgrade"), Peer::Local);
-                told.send((format!("{incoming:?}"), received)).expect("the test waits");
+                told.send((format!("{incoming:?}"), received)).await.expect("the test waits");
             });
             (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "bytes")])
         };
