@@ -66,7 +66,7 @@ JANUS_TEST_HOMES=3 cargo test --package janus-server --all-features --locked --t
 step "fuzzing, 20 seconds a target"
 janus-core/fuzz/run.sh 20
 
-step "client libraries"
+step "clients, and client libraries"
 tests/clients/run.sh target/debug/janus-server
 
 step "documentation"
