@@ -34,6 +34,7 @@ import authority
 import janus
 from harness import Network, Server
 from janus import Gap, Janus, JanusError
+from websockets.asyncio.server import serve
 
 TARGET = Path(os.environ.get("CLIENTS_TARGET", ROOT / "target" / "clients"))
 BINARY = None
@@ -390,6 +391,15 @@ class OfPython(Passes, unittest.IsolatedAsyncioTestCase):
     async def read(self, subscription, count):
         return [await asyncio.wait_for(subscription.__anext__(), PATIENCE) for _ in range(count)]
 
+    async def returned(self, client):
+        """Cuts the connection, and waits for the next."""
+        before = len(self.network.opened)
+        self.network.cut()
+        self.network.open()
+        while len(self.network.opened) == before:
+            await asyncio.sleep(0.01)
+        await client.publish("other", "connected")
+
     async def held(self, subscription, count):
         while subscription._unread.qsize() < count:
             await asyncio.sleep(0.01)
@@ -455,24 +465,59 @@ class OfPython(Passes, unittest.IsolatedAsyncioTestCase):
             news = await client.subscribe("news")
             await asyncio.to_thread(self.publish, range(200))
             await self.held(news, 10)
+            await self.returned(client)
             for number in range(200):
                 item, = await self.read(news, 1)
                 self.assertEqual(item.data, number)
                 self.assertLessEqual(news._unread.qsize(), 10)
                 # The receipt does not wait for room.
                 await client.publish("other", number)
-        self.assertEqual(len(self.network.opened), 1)
+        self.assertEqual(len(self.network.opened), 2)
 
     async def test_a_program_that_reads_too_slowly_is_told_of_the_gap(self):
         self.serve({"resume-messages": "5"})
         async with self.janus(max_unread=10) as client:
             news = await client.subscribe("news")
             await asyncio.to_thread(self.publish, range(200))
+            await self.held(news, 10)
+            await self.returned(client)
             read = await self.read(news, 11)
             self.assertEqual([item.data for item in read[:10]], list(range(10)))
             self.assertEqual(read[10], Gap("news", None, None))
             self.publish(["last"])
             self.assertEqual([item.data for item in await self.read(news, 1)], ["last"])
+        self.assertEqual(len(self.network.opened), 2)
+
+    async def test_a_gap_with_a_new_epoch_moves_the_position(self):
+        """Against a server of the test, because no client can have a topic start afresh."""
+        asked = []
+
+        async def answer(socket):
+            asked.append([json.loads(await socket.recv()).get("session")])
+            limits = {"max_frame_bytes": 65536, "max_topic_bytes": 255, "max_topics": 128}
+            frames = [{"type": "welcome", "session": f"session {len(asked)}", "resumed": False, "limits": limits, "heartbeat_ms": 30000}]
+            await socket.send(json.dumps(frames.pop()))
+            request = json.loads(await socket.recv())
+            asked[-1].append(request["since"])
+            frames.append({"type": "subscribed", "id": request["id"], "topic": "news", "epoch": "a", "seq": 5, "resumed": False})
+            frames.append({"type": "message", "topic": "news", "seq": 6})
+            frames.append({"type": "gap", "topic": "news", "epoch": "b", "from": 1, "to": 2})
+            frames += [{"type": "message", "topic": "news", "seq": number} for number in (2, 3)]
+            if len(asked) > 1:
+                frames = [{**frames[0], "epoch": "b", "seq": 3, "resumed": True}, {"type": "message", "topic": "news", "seq": 4}]
+            for frame in frames:
+                await socket.send(json.dumps(frame))
+            # A frame of a later protocol.
+            await socket.send('{"type":"news of the future"}')
+            if len(asked) > 1:
+                await socket.wait_closed()
+
+        async with serve(answer, "127.0.0.1", 0, subprotocols=["janus.v1.json"]) as server:
+            async with Janus(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws") as client:
+                read = await self.read(await client.subscribe("news"), 4)
+                self.assertEqual([item[1] for item in read], [6, 1, 3, 4])
+                self.assertEqual(read[1], Gap("news", 1, 2))
+        self.assertEqual(asked, [[None, None], ["session 1", {"epoch": "b", "seq": 3}]])
 
     async def test_an_iteration_ends_with_its_subscription_or_the_client(self):
         self.serve()
