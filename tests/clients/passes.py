@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What every client of Janus passes, over real sockets and with the real server: passes.py BINARY [TEST...]
 
-A client is a program that takes commands and reports what its user would see (program.py has the list), so that the same
-tests run with each client. docs/CLIENTS.md is the table of these tests, and is held against them here. The last class has
-the tests of `janus.py` alone. tests/clients/run.sh installs what the programs need.
+A client is a program that takes commands and reports everything that a user would see (program.py has the list), so that
+the same tests run with each client. docs/CLIENTS.md is the table of these tests; `Table` holds the page against the tests.
+`OfPython` has the tests of `janus.py` alone. tests/clients/run.sh installs the libraries of the programs.
 """
 
 import asyncio
