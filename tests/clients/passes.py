@@ -222,6 +222,17 @@ class Passes:
         self.assertEqual(client.data(), list(range(10)))
         self.assertEqual(client.of("gap"), [])
 
+    def test_the_last_message_of_a_topic_comes_first(self):
+        self.serve({"history": "true"})
+        self.publish(range(5))
+        client = self.client()
+        client.subscribe(since="last")
+        client.wait_for(1, "message")
+        self.publish([5])
+        client.wait_for(2, "message")
+        self.assertEqual(client.data(), [4, 5])
+        self.assertEqual(client.of("gap"), [])
+
     def test_messages_no_longer_kept_are_told_as_a_gap_in_their_place(self):
         self.serve({"resume-messages": "5"})
         client = self.client()
