@@ -9,9 +9,12 @@ def make(folder, address="127.0.0.1"):
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
 
     new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    run(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "authority.key", "-out", "authority.pem")
+    # Python 3.13 asks for the use of the authority's key, and for the authority's key in the certificate.
+    run(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign",
+        "-keyout", "authority.key", "-out", "authority.pem")
     run(*new, "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem")
-    (folder / "names").write_text(f"subjectAltName=DNS:localhost,IP:{address}\nbasicConstraints=CA:FALSE\n")
+    extensions = [f"subjectAltName=DNS:localhost,IP:{address}", "basicConstraints=CA:FALSE", "authorityKeyIdentifier=keyid"]
+    (folder / "names").write_text("\n".join(extensions) + "\n")
     run("x509", "-req", "-in", "request.pem", "-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial",
         "-days", "2", "-extfile", "names", "-out", "certificate.pem")
 

@@ -70,7 +70,7 @@ step "the Autobahn suite"
 cargo build --package janus-core --all-features --locked --example echo
 tests/autobahn/run.sh target/debug/examples/echo
 
-step "client libraries"
+step "clients, and client libraries"
 tests/clients/run.sh target/debug/janus-server
 
 step "documentation"

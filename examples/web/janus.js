@@ -124,7 +124,8 @@ export class Janus {
     else if (getToken || typeof auth === "function") {
       this.#expectAnswer();
       const failed = this.#ifCurrent((cause) => this.#lost(Object.assign(lost(String(cause)), { cause })));
-      (getToken ? this.#newToken() : Promise.resolve().then(auth)).then(open).catch(failed);
+      const told = getToken ? this.#newToken().then((token) => (this.#token = token)) : Promise.resolve().then(auth);
+      told.then(open).catch(failed);
     } else open(auth);
     this.#become("connecting");
   }
@@ -133,7 +134,7 @@ export class Janus {
     const asking = (this.#asking ??= Promise.resolve().then(this.#options.getToken));
     const checked = asking.then((token) => {
       if (token && token === this.#expired) throw new Error("expired token");
-      return (this.#token = token);
+      return token;
     });
     return checked.finally(() => asking === this.#asking && (this.#asking = null));
   }
@@ -149,7 +150,13 @@ export class Janus {
 
   #renew = () => {
     const again = this.#ifCurrent(() => this.#renewIn(backOff(++this.#renewals)));
-    const send = (auth) => auth && this.#request({ type: "refresh", auth }, (frame) => this.#expires(frame), again);
+    const send = (auth) => {
+      const renewed = (frame) => {
+        this.#token = auth;
+        this.#expires(frame);
+      };
+      if (auth) this.#request({ type: "refresh", auth }, renewed, again);
+    };
     this.#newToken().then(this.#ifCurrent(send)).catch(again);
   };
 

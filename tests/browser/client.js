@@ -274,6 +274,23 @@ const tests = {
     equal([last().sent[0].auth, asked], ["token 3", 3]);
   },
 
+  "a new token whose refresh was not answered in time has not expired": async () => {
+    let asked = 0;
+    dice = 0.5;
+    // Like a program that keeps a token until its end.
+    client({ getToken: () => `token ${Math.min(++asked, 2)}` });
+    await settled();
+    last().welcomes("s", 20_000);
+    pass(16_000);
+    await settled();
+    equal(last().refreshes(), ["token 2"]);
+    last().expires();
+    pass(1_000);
+    await settled();
+    last().welcomes();
+    equal([sockets.length, last().sent[0].auth], [2, "token 2"]);
+  },
+
   "a token without an end is not renewed, and none is renewed without getToken": async () => {
     client({ getToken: () => "token" });
     await settled();

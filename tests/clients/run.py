@@ -8,15 +8,9 @@ scenario.
 """
 
 import argparse
-import asyncio
-import functools
-import http.client
 import json
 import os
-import re
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -27,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE.parent))
 import authority
+from harness import ARRIVAL, START, Network, Server
 
 TARGET = Path(os.environ.get("CLIENTS_TARGET", HERE.parents[1] / "target" / "clients"))
 
@@ -37,8 +32,6 @@ PYTHON = ["requests+sseclient-py", "httpx-sse", "aiohttp-sse-client", "websocket
 JAVA = ["java-sse", "java-ws"]
 
 # Seconds. A wait ends as soon as its condition holds.
-START = 30
-ARRIVAL = 2
 RETURN = 20
 # The network, and the server, are away for this long.
 AWAY = 1
@@ -50,143 +43,6 @@ TLS = {"tls-cert": str(TARGET / "certificate.pem"), "tls-key": str(TARGET / "key
 # How the programs are told of the authority: Node, requests, and Python's own TLS.
 TRUST = {name: str(TARGET / "authority.pem") for name in ("NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")}
 JAVA_TRUST = TARGET / "authority.p12"
-
-
-class Server:
-    """A Janus that can be ended and started again on the same port.
-
-    The address is its own: while the server is away, an outgoing connection of another program may take the port."""
-
-    host = f"127.1.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
-
-    def __init__(self, binary):
-        known = subprocess.run([binary, "--help"], capture_output=True, text=True, check=True).stdout
-        # An older binary, run for comparison, lacks some of the settings.
-        settings = {name: value for name, value in {**SETTINGS, **TLS}.items() if f"--{name}" in known}
-        self.arguments = [binary, "--listen", "127.0.0.1:0", "--log", "info"]
-        for name, value in settings.items():
-            self.arguments += [f"--{name}", value]
-        if "--admin-listen" in known:
-            self.arguments += ["--admin-listen", ""]
-        self.ports = {scheme: 0 for scheme in ("http", "https") if f"--{scheme}-listen" in known}
-        self.start()
-
-    def start(self):
-        listen = [argument for scheme, port in self.ports.items() for argument in (f"--{scheme}-listen", f"{self.host}:{port}")]
-        self.process = subprocess.Popen([*self.arguments, *listen], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True)
-        listening = set()
-        for line in self.process.stderr:
-            if found := re.search(r"serving HTTP on [\d.]+:(\d+)( \(TLS\))?", line):
-                scheme = "https" if found[2] else "http"
-                self.ports[scheme] = int(found[1])
-                listening.add(scheme)
-            if listening == set(self.ports):
-                break
-        else:
-            sys.exit("the server does not start")
-        # The server's log must be read.
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-
-    def end(self, signal_number):
-        self.process.send_signal(signal_number)
-
-    def wait(self):
-        return self.process.wait(timeout=START)
-
-    def publish(self, topic, data):
-        """Whether the message was published."""
-        connection = http.client.HTTPConnection(self.host, self.ports["http"], timeout=ARRIVAL)
-        try:
-            body = json.dumps({"topic": topic, "data": data})
-            connection.request("POST", "/api/publish", body, {"content-type": "application/json"})
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-
-class Network:
-    """A TCP proxy with a port for each port of the server, which can reset its connections and close its ports."""
-
-    def __init__(self, server):
-        self.server = server
-        self.loop = asyncio.new_event_loop()
-        self.carried = {}
-        self.listeners = []
-        self.ports = dict.fromkeys(server.ports, 0)
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.open()
-
-    def call(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(START)
-
-    def open(self):
-        async def listen():
-            self.listeners = []
-            for scheme, port in self.ports.items():
-                listener = await asyncio.start_server(functools.partial(self.carry, scheme), "127.0.0.1", port)
-                self.ports[scheme] = listener.sockets[0].getsockname()[1]
-                self.listeners.append(listener)
-
-        self.call(listen())
-
-    def close(self):
-        """Refuses new connections. Those of now go on."""
-        async def close():
-            # Not wait_closed: some versions of Python wait for the connections, too.
-            for listener in self.listeners:
-                listener.close()
-
-        self.call(close())
-
-    def cut(self):
-        """Refuses new connections, and resets those of now."""
-        async def reset():
-            for listener in self.listeners:
-                listener.close()
-            for writer in [writer for pair in self.carried for writer in pair]:
-                linger = struct.pack("ii", 1, 0)
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                writer.transport.abort()
-
-        self.call(reset())
-
-    def received(self):
-        """How many bytes the clients of each connection of now have been sent."""
-        async def look():
-            return dict(self.carried)
-
-        return self.call(look())
-
-    async def carry(self, scheme, reader, writer):
-        try:
-            server_reader, server_writer = await asyncio.open_connection(self.server.host, self.server.ports[scheme])
-        except OSError:
-            writer.transport.abort()
-            return
-        pair = (writer, server_writer)
-        self.carried[pair] = 0
-
-        async def pipe(source, sink, counts):
-            try:
-                while data := await source.read(65536):
-                    sink.write(data)
-                    if counts and pair in self.carried:
-                        self.carried[pair] += len(data)
-                    await sink.drain()
-                sink.write_eof()
-            except (OSError, RuntimeError):
-                pass
-
-        up = asyncio.create_task(pipe(reader, server_writer, False))
-        await pipe(server_reader, writer, True)
-        # No server continues to read after its end.
-        up.cancel()
-        self.carried.pop(pair, None)
-        writer.close()
-        server_writer.close()
 
 
 class Topic:
@@ -431,7 +287,7 @@ def main():
     authority.make(TARGET)
     if set(libraries) & set(JAVA):
         make_known_to_java()
-    server = Server(arguments.binary)
+    server = Server(arguments.binary, {**SETTINGS, **TLS})
     network = Network(server)
     clients = [Client(library, scheme, server, network) for library in libraries for scheme in server.ports]
     try:

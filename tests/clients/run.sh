@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs client libraries under target/, in the versions pinned here, and runs them against Janus:
+# Installs client libraries under target/, in the versions pinned here, and runs the clients of docs/CLIENTS.md and then
+# the libraries against Janus:
 #     tests/clients/run.sh BINARY            the libraries of tests/run.sh
 #     tests/clients/run.sh BINARY --all      all libraries, which take a minute to install
 set -euo pipefail
@@ -18,9 +19,11 @@ if [ "$all" = 1 ]; then
     requirements+=(--requirement requirements-all.txt)
     omit=()
 fi
-cp package.json package-lock.json client.mjs "$target"
+cp package.json package-lock.json client.mjs program.mjs ../../examples/web/janus.js "$target"
 (cd "$target" && npm ci "${omit[@]}" --ignore-scripts --no-audit --no-fund --loglevel=error)
 [ -x "$target/python/bin/python" ] || python3 -m venv "$target/python"
 "$target/python/bin/python" -m pip install --quiet --disable-pip-version-check "${requirements[@]}"
 
-CLIENTS_TARGET="$target" exec python3 run.py "$binary" "$@"
+export CLIENTS_TARGET="$target"
+"$target/python/bin/python" passes.py "$binary"
+exec python3 run.py "$binary" "$@"
