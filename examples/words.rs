@@ -70,7 +70,10 @@ impl MessageDecoder for WordsDecoder {
             ["unsub", topic] => limits.topic(topic).map(|topic| Command::Unsubscribe { topic, id: None }),
             ["pub", topic, text] => limits.topic(topic).and_then(|topic| {
                 let publication = Publication::new(&topic, "\"\"", "\"\"", &serde_json::Value::from(text).to_string())?;
-                let publication = own.map_or(publication.clone(), |own| publication.excluding(own));
+                let publication = match own {
+                    Some(own) => publication.excluding(own),
+                    None => publication,
+                };
                 Ok(Command::Publish { topic, publication, ack: false, id: None })
             }),
             _ => Err(FrameError::new(ErrorCode::UnknownAction, "say: sub TOPIC, unsub TOPIC, or pub TOPIC TEXT")),

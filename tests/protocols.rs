@@ -79,6 +79,15 @@ fn config() -> Config {
     Config { listen: Vec::new(), http_listen: vec![own_address()], drain_period: Duration::ZERO, ..Config::default() }
 }
 
+#[test]
+fn each_example_has_less_than_eighty_lines_of_code() {
+    for source in [include_str!("../examples/echo.rs"), include_str!("../examples/words.rs")] {
+        let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+        let lines = source.lines().filter(is_code).count();
+        assert!(lines < 80, "{lines} lines");
+    }
+}
+
 #[tokio::test]
 async fn the_echo_sends_each_message_back_as_it_came() {
     let janus = echo::start(own_address()).await.unwrap();

@@ -168,7 +168,7 @@ pub(crate) fn reason_phrase(status: u16) -> &'static str {
         500 => "Internal Server Error",
         503 => "Service Unavailable",
         // A client must understand the class of a status, and must not need the words.
-        200..400 => "Done",
+        _ if status < 400 => "Done",
         _ => "Refused",
     }
 }

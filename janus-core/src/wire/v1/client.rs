@@ -10,7 +10,7 @@ use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
 use crate::wire::base64::put_base64;
-use crate::wire::{Base64, Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
+use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -130,6 +130,8 @@ pub enum ServerFrame<'a> {
     Welcome {
         /// The token of the session.
         session: Cow<'a, str>,
+        /// The public name of the connection, if the server tells it.
+        client: Option<ClientId>,
         /// Whether the server still knew the session of the `hello`.
         resumed: bool,
         /// The limits on the client's frames and subscriptions.
@@ -303,7 +305,9 @@ impl<'a> ServerFrame<'a> {
     }
 
     fn welcome(text: &'a str, resumed: bool) -> Option<Self> {
-        let [session, limits, heartbeat] = json::members(text, ["session", "limits", "heartbeat_ms"]).ok()?.values;
+        let [session, client, limits, heartbeat] =
+            json::members(text, ["session", "client", "limits", "heartbeat_ms"]).ok()?.values;
+        let client = client.and_then(json::string).and_then(|text| text.parse().ok());
         let [max_frame_bytes, max_topic_bytes, max_topics] =
             json::members(limits?, ["max_frame_bytes", "max_topic_bytes", "max_topics"]).ok()?.values;
         let limits = Limits {
@@ -313,7 +317,7 @@ impl<'a> ServerFrame<'a> {
         };
         let heartbeat = Duration::from_millis(heartbeat?.parse().ok()?);
         let expires = expires(text)?;
-        Some(Self::Welcome { session: json::string(session?)?, resumed, limits, heartbeat, expires })
+        Some(Self::Welcome { session: json::string(session?)?, client, resumed, limits, heartbeat, expires })
     }
 }
 

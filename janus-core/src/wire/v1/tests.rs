@@ -351,7 +351,14 @@ mod events {
                 },
                 r#"{"type":"welcome","session":"0f9c2a7be1d34856a1b2c3d4e5f60718","client":"718281828459045235.17","resumed":false,"limits":{"max_frame_bytes":65536,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#,
             ),
-            ServerFrame::Welcome { session: session.into(), resumed: false, limits: LIMITS, heartbeat, expires: None }
+            ServerFrame::Welcome {
+                session: session.into(),
+                client: Some(CLIENT),
+                resumed: false,
+                limits: LIMITS,
+                heartbeat,
+                expires: None
+            }
         );
     }
 
