@@ -193,7 +193,10 @@ impl<'a> Items<'a> {
         if key == "info" && self.from == Side::Server && self.kind()? == Type::String {
             let at = self.decoder.position();
             match json::one_value(self.take("UTF-8", |decoder| decoder.str())?) {
-                Ok(info) => return Ok(json.push_str(info)),
+                Ok(info) => {
+                    json.push_str(info);
+                    return Ok(());
+                }
                 Err(_) => self.decoder.set_position(at),
             }
         }

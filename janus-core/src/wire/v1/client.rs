@@ -262,7 +262,7 @@ impl<'a> ServerFrame<'a> {
                 time: Duration::from_millis(time?.parse().ok()?),
                 event: event?,
                 message_id: message_id?,
-                data: data.or(base64.map(|_| "null"))?,
+                data: data.or_else(|| base64.map(|_| "null"))?,
                 base64: base64.map(Base64::of_json).transpose().ok()?,
             });
         }
