@@ -21,6 +21,7 @@
 //! | `delimited.rs` | pure: a decoder | [`Delimited`], frames that end with a delimiter |
 //! | `request.rs` | pure: helpers | topics, publications and errors common to all formats |
 //! | `resting.rs` | pure: a decoder | decoders that give up their memory between frames |
+//! | `member.rs` | pure: a value | [`Member`], a user subscribed to a topic, as other clients see the user |
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text, carried and never re-encoded |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
@@ -44,6 +45,7 @@ mod http;
 mod http_request;
 mod idempotency;
 pub(crate) mod json;
+mod member;
 mod object;
 mod origins;
 mod peer;
@@ -71,6 +73,7 @@ pub use http::{BodyReader, HttpError, HttpPort, PublishRoute};
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
+pub use member::Member;
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
 pub use position::{Epoch, EpochError, Position, PositionError, Since, SinceError};
