@@ -168,7 +168,8 @@ pub mod wire;
 #[doc(hidden)]
 pub use config::settings;
 pub use config::{
-    ClientCertificates, Config, ConfigError, IoUring, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
+    ClientCertificates, Config, ConfigError, IoUring, Namespace, Presence, Reloaded, Resume, SlowConsumer, TlsVersion,
+    UserLimit,
 };
 pub use connection::list::{
     ConnectionInfo, ConnectionOrder, ConnectionQuery, FoundConnections, PeerFilter, UnknownPeer,
@@ -207,7 +208,7 @@ pub use topic::publish::{Message, PublishError, Receipt};
 pub use topic::subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
-pub use topic::{Handover, TopicInfo};
+pub use topic::{Handover, PresenceError, PresenceInfo, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::{Epoch, Position, Since};
 

@@ -12,6 +12,7 @@
 //! | `janus.rs` | API | the handle of a running instance |
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
 //! | `metrics.rs` | API | all figures as families of series |
+//! | `presence.rs` | API | who is subscribed to a topic |
 //! | `reload.rs` | API | other settings for a running instance |
 //! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
@@ -31,6 +32,7 @@ mod inject;
 pub(crate) mod janus;
 pub(crate) mod memory;
 mod metrics;
+mod presence;
 pub(crate) mod reload;
 pub(crate) mod serve;
 pub(crate) mod shared;
