@@ -8,11 +8,10 @@
  * After a lost connection each message comes once and in order, or a gap in its place.
  */
 
-// Waits are random parts of this time, doubled until a connection is stable.
+// Waits are random, and doubled until stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
-/** Limit of open requests. */
 const PENDING_MAX = 256;
 /** From here on codes are final. */
 const FINAL = 4400;
@@ -38,6 +37,7 @@ export class JanusError extends Error {
  * @property {({topic, seq, time, event, messageId, data}) => void} [message]
  * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
+ * @property {({type, count, members}) => void} [presence] all members, then who `joined` or `left`
  * @property {(error: JanusError) => void} [error] final from code 4400 on
  *
  * @typedef {object} Options
@@ -55,14 +55,12 @@ export class Janus {
   #options;
   #state = "connecting";
   #attempt;
-  /** Once open. */
   #socket;
   #stableAt = Infinity;
   #session;
-  /** Until the server tells: enough for any topic. */
+  /** Until the server tells. */
   #frameMax = 25_000;
   #feeds = new Map();
-  /** Open requests, by id. */
   #requests = new Map();
   #lastId = 0;
   #attempts = 0;
@@ -104,7 +102,6 @@ export class Janus {
     this.#end();
   }
 
-  /** A socket given up may say more. */
   #ifCurrent(act) {
     const attempt = this.#attempt;
     return (value) => attempt === this.#attempt && act(value);
@@ -171,6 +168,8 @@ export class Janus {
       this.#become("connected");
     } else if (type === "message" || type === "gap") {
       if (feed?.position && !feed.asking) feed[type](frame);
+    } else if (/^(presence|joined|left)$/.test(type)) {
+      feed?.tell("presence", frame);
     } else if (type === "bye") {
       this.#lost(error, frame.reconnect_after_ms);
     } else if (type === "subscribed" && id === undefined) {
@@ -205,8 +204,8 @@ export class Janus {
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
     };
-    const { topic, position: since = feed.handlers.since } = feed;
-    this.#request({ type: "subscribe", topic, since }, (frame) => feed.subscribed(frame), failed);
+    const { topic, handlers, position: since = handlers.since } = feed;
+    this.#request({ type: "subscribe", topic, since, presence: handlers.presence && true }, (frame) => feed.subscribed(frame), failed);
   }
 
   #drop(feed) {
@@ -285,7 +284,6 @@ export class Janus {
   }
 }
 
-/** A subscribed topic. */
 class Feed {
   /** Of the last message or gap. */
   position;
@@ -314,7 +312,7 @@ class Feed {
   message({ topic, seq, time, event, message_id: messageId, data }) {
     const { epoch, seq: last } = this.position;
     if (seq <= last) return;
-    if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // A hole without a gap.
+    if (seq > last + 1) this.gap({ epoch, to: seq - 1 });
     this.position.seq = seq;
     this.tell("message", { topic, seq, time, event, messageId, data });
   }
