@@ -50,6 +50,7 @@ mod licences;
 mod limits;
 mod memory;
 mod metrics;
+mod presence;
 mod protocol;
 mod proxied;
 mod reload;
