@@ -4,6 +4,7 @@ mod behind_nginx;
 mod cut;
 mod moving;
 mod operating;
+mod presence;
 pub(crate) mod redis_server;
 mod slow;
 mod soak;

@@ -51,6 +51,7 @@ mod licences;
 mod limits;
 mod memory;
 mod metrics;
+mod presence;
 mod protocol;
 mod protocols;
 mod proxied;

@@ -117,7 +117,7 @@ impl Socket {
     }
 
     /// Opens a WebSocket without sending a frame.
-    async fn upgraded(addr: SocketAddr) -> Self {
+    pub(crate) async fn upgraded(addr: SocketAddr) -> Self {
         let mut socket = Self::connect(addr).await;
         socket.send(upgrade(addr)).await;
         let head = socket.head().await;
@@ -142,7 +142,7 @@ impl Socket {
         timeout(DEADLINE, self.stream.write_all(bytes.as_ref())).await.expect("sent in time")
     }
 
-    async fn say(&mut self, json: Value) {
+    pub(crate) async fn say(&mut self, json: Value) {
         self.send(said(&json)).await;
     }
 

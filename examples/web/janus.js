@@ -8,11 +8,11 @@
  * After a lost connection each message comes once and in order, or a gap in its place.
  */
 
-// Random parts of this, doubled until a connection is stable.
+// Random, and doubled until stable.
 const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
-const PENDING_MAX = 256; // open requests
+const PENDING_MAX = 256;
 const FINAL = 4400; // and above
 const EXPIRED = 4418; // not final with `getToken`
 
@@ -35,6 +35,7 @@ export class JanusError extends Error {
  * @property {({topic, seq, time, event, messageId, data}) => void} [message] bytes as a Uint8Array
  * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
+ * @property {({type, count, members}) => void} [presence] all members, then who `joined` or `left`
  * @property {(error: JanusError) => void} [error] final from code 4400 on
  *
  * @typedef {object} Options
@@ -55,7 +56,7 @@ export class Janus {
   #socket;
   #stableAt = Infinity;
   #session;
-  #frameMax = 25_000; // Until the server tells.
+  #frameMax = 25_000;
   #feeds = new Map();
   #requests = new Map();
   #lastId = 0;
@@ -89,7 +90,7 @@ export class Janus {
     if (this.#state !== "connected") throw new JanusError("not_connected");
     if (this.#requests.size >= PENDING_MAX) throw new JanusError("too_many_pending");
     const frame = { type: "publish", topic, event, message_id: messageId };
-    if (data instanceof Uint8Array) frame.data_base64 = btoa(data.reduce((text, byte) => text + String.fromCharCode(byte), ""));
+    if (data instanceof Uint8Array) frame.data_base64 = btoa(data.reduce((text, b) => text + String.fromCharCode(b), ""));
     else frame.data = data;
     return new Promise((done, failed) => this.#request(frame, done, failed));
   }
@@ -173,6 +174,8 @@ export class Janus {
       this.#become("connected");
     } else if (type === "message" || type === "gap") {
       if (feed?.position && !feed.asking) feed[type](frame);
+    } else if (/^(presence|joined|left)$/.test(type)) {
+      feed?.tell("presence", frame);
     } else if (type === "bye") {
       this.#lost(error, frame.reconnect_after_ms);
     } else if (type === "subscribed" && id === undefined) {
@@ -207,8 +210,9 @@ export class Janus {
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
     };
-    const { topic, position: since = feed.handlers.since } = feed;
-    this.#request({ type: "subscribe", topic, since }, (frame) => feed.subscribed(frame), failed);
+    const { topic, handlers, position: since = handlers.since } = feed;
+    const presence = handlers.presence && true;
+    this.#request({ type: "subscribe", topic, since, presence }, (frame) => feed.subscribed(frame), failed);
   }
 
   #drop(feed) {
@@ -310,11 +314,8 @@ class Feed {
   }
 
   message({ message_id: messageId, data_base64: text, ...message }) {
-    const { seq } = message;
-    const { seq: last, epoch } = this.position;
-    if (seq <= last) return;
-    if (seq > last + 1) this.gap({ epoch, to: seq - 1 }); // A hole without a gap.
-    this.position.seq = seq;
+    if (message.seq <= this.position.seq) return;
+    this.position.seq = message.seq;
     if (text !== undefined) message.data = Uint8Array.from(atob(text), (byte) => byte.charCodeAt());
     this.tell("message", { ...message, messageId });
   }

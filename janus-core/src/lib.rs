@@ -180,7 +180,8 @@ pub mod mount {
 #[doc(hidden)]
 pub use config::settings;
 pub use config::{
-    ClientCertificates, Config, ConfigError, IoUring, Namespace, Reloaded, Resume, SlowConsumer, TlsVersion, UserLimit,
+    ClientCertificates, Config, ConfigError, IoUring, Namespace, Presence, Reloaded, Resume, SlowConsumer, TlsVersion,
+    UserLimit,
 };
 pub use connection::list::{
     ConnectionInfo, ConnectionOrder, ConnectionQuery, FoundConnections, PeerFilter, UnknownPeer,
@@ -220,7 +221,7 @@ pub use topic::publish::{Message, PublishError, Receipt};
 pub use topic::subscriber::{
     Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
 };
-pub use topic::{Handover, TopicInfo};
+pub use topic::{Handover, PresenceError, PresenceInfo, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::{ClientId, Epoch, Position, Since};
 

@@ -77,6 +77,7 @@ impl Command {
             Self::Publish(Publish { server, .. })
             | Self::Subscribe(Subscribe { server, .. })
             | Self::History(History { server, .. })
+            | Self::Presence(Presence { server, .. })
             | Self::Topics(Topics { server, .. })
             | Self::Connections(Connections { server, .. })
             | Self::Disconnect(Disconnect { server, .. })
@@ -119,6 +120,11 @@ pub(crate) enum Command {
     Subscribe(Subscribe),
     /// Print the messages that the server keeps of a topic.
     History(History),
+    /// Print who is subscribed to a topic, on all nodes of a cluster.
+    ///
+    /// A user with several connections is listed once; connections without a user are counted only. The namespace of the
+    /// topic needs the setting `presence`.
+    Presence(Presence),
     /// List the topics of a server.
     Topics(Topics),
     /// List the connections of clients.
@@ -399,6 +405,17 @@ pub(crate) struct History {
     #[arg(long, conflicts_with = "limit")]
     pub(crate) all: bool,
     /// Print each message as one line of JSON, as `subscribe` does.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Presence {
+    /// The topic.
+    pub(crate) topic: String,
+    /// Print the server's answer as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

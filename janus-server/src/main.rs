@@ -83,6 +83,7 @@ fn main() -> ExitCode {
         Command::Publish(command) => client::publish::run(&command).map_err(Failure::from),
         Command::Subscribe(command) => client::subscribe::run(&command).map_err(Failure::from),
         Command::History(command) => client::history::run(&command).map_err(Failure::from),
+        Command::Presence(command) => client::presence::run(&command).map_err(Failure::from),
         Command::Topics(command) => client::lists::topics(&command).map_err(Failure::from),
         Command::Connections(command) => client::lists::connections(&command).map_err(Failure::from),
         Command::Disconnect(command) => client::disconnect::run(&command).map_err(Failure::from),

@@ -667,16 +667,18 @@ const tests = {
     equal(messages(), [6, 7, 8]);
   },
 
-  "a hole is told, whether the server told of it or not": () => {
+  "a gap is told, and a number left out for the sender of its message is none": () => {
     const { messages } = client();
     last().welcomes();
     last().subscribes(5);
-    last().message(6, 9);
+    last().message(6);
+    last().says({ type: "gap", topic: "t", epoch: "a", from: 7, to: 7 });
+    last().message(9);
     last().says({ type: "gap", topic: "t", epoch: "a", from: 10, to: 12 });
     last().message(12, 13);
     last().says({ type: "gap", topic: "t", epoch: "b", from: 1, to: 2 });
     last().message(2, 3);
-    equal(messages(), [6, [7, 8], 9, [10, 12], 13, [1, 2], 3]);
+    equal(messages(), [6, [7, 7], 9, [10, 12], 13, [1, 2], 3]);
     last().drops();
     pass(1_000);
     last().onopen({});

@@ -1,11 +1,15 @@
 //! Settings of topics, sessions and namespaces.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use janus_core::hooks::{Client as HookClient, ConnectRequest, Denied, Hooks, Identity};
 use janus_core::wire::TopicName;
-use janus_core::{Event, Fault, Message, Namespace, Position, Receipt, Resume, SlowConsumer, SubscribeOptions};
+use janus_core::{
+    Event, Fault, Message, Namespace, Position, Presence, PresenceError, PresenceInfo, Receipt, Resume, SlowConsumer,
+    SubscribeOptions,
+};
 
 use super::Live;
 use crate::http::{Http, last_event_id};
@@ -299,4 +303,84 @@ pub(super) async fn max_idempotency_keys() {
     live.reload("max_idempotency_keys", |config| config.max_idempotency_keys = 1);
     assert!(!repeats(&live, "c").await);
     assert_eq!((repeats(&live, "c").await, repeats(&live, "a").await), (true, false));
+}
+
+/// Users with a number each, and an info that other clients see.
+#[derive(Default)]
+struct Numbered(AtomicUsize);
+
+impl Hooks for Numbered {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Identity::user(number.to_string()).may_subscribe(true).info("i".repeat(70).into()))
+    }
+}
+
+async fn with_presence(change: impl FnOnce(&mut janus_core::Config)) -> Live {
+    let with = |config: &mut janus_core::Config| {
+        config.default_namespace.presence = Presence::Members;
+        (config.presence_linger, config.presence_interval) = (Duration::from_secs(3_600), MOMENT);
+        change(config);
+    };
+    Live::start_with(with, Numbered::default()).await
+}
+
+async fn present(live: &Live, topic: &str) -> PresenceInfo {
+    live.janus.presence(topic).await.unwrap()
+}
+
+/// Waits until a topic has this number of members, which is a moment after the answers to their subscribes.
+async fn until_present(live: &Live, topic: &str, count: usize) {
+    let is_present = || live.janus.presence(topic).now_or_never().is_some_and(|info| info.unwrap().count == count);
+    until("the members", is_present).await;
+}
+
+pub(super) async fn presence() {
+    let mut live = Live::start(|_| {}).await;
+    let _client = live.subscriber("before").await;
+    live.reload("presence", |config| config.default_namespace.presence = Presence::Count);
+    let _client = live.subscriber("after").await;
+    until_present(&live, "after", 1).await;
+    assert_eq!(live.janus.presence("before").await, Err(PresenceError::Off), "made before the change");
+}
+
+pub(super) async fn presence_linger() {
+    let mut live = with_presence(|_| {}).await;
+    let client = live.subscriber("news").await;
+    until_present(&live, "news", 1).await;
+    live.reload("presence_linger", |config| config.presence_linger = MOMENT);
+    drop(client);
+    until_present(&live, "news", 0).await;
+}
+
+pub(super) async fn presence_interval() {
+    let mut live = with_presence(|config| config.presence_interval = Duration::from_secs(60)).await;
+    let mut stream = Http::events(live.http, "topic=news&presence=true", "").await;
+    stream.id().await;
+    assert_eq!(stream.block().await.event.as_deref(), Some("presence"));
+    let mut clients = vec![live.subscriber("news").await];
+    assert_eq!(stream.block().await.data.unwrap()["count"], 2, "the first change is told at once");
+    clients.push(live.subscriber("news").await);
+    live.reload("presence_interval", |config| config.presence_interval = MOMENT);
+    assert_eq!(stream.block().await.data.unwrap()["count"], 3, "a minute early");
+}
+
+pub(super) async fn max_presence_members() {
+    let mut live = with_presence(|config| config.max_presence_members = 1).await;
+    let _clients = [live.subscriber("news").await, live.subscriber("news").await];
+    until_present(&live, "news", 2).await;
+    assert_eq!(present(&live, "news").await.members, None);
+    live.reload("max_presence_members", |config| config.max_presence_members = 2);
+    assert_eq!(present(&live, "news").await.members.unwrap().len(), 2);
+}
+
+pub(super) async fn max_presence_member_bytes() {
+    let mut live = with_presence(|config| config.max_presence_member_bytes = 64).await;
+    let _client = live.subscriber("short").await;
+    until_present(&live, "short", 1).await;
+    assert_eq!(present(&live, "short").await.members.unwrap()[0].info, None);
+    live.reload("max_presence_member_bytes", |config| config.max_presence_member_bytes = 1_024);
+    let _client = live.subscriber("long").await;
+    until_present(&live, "long", 1).await;
+    assert!(present(&live, "long").await.members.unwrap()[0].info.is_some());
 }

@@ -39,7 +39,7 @@ use ipnet::IpNet;
 use settings::{GIB, KIB, MIB, Table as _, days, millis, secs};
 
 pub use io_uring::IoUring;
-pub use namespace::{Namespace, Resume, SlowConsumer};
+pub use namespace::{Namespace, Presence, Resume, SlowConsumer};
 pub use reload::Reloaded;
 #[cfg(feature = "tls")]
 pub(crate) use tls::no_certificate;
@@ -390,6 +390,28 @@ settings! {
             resume_age: Duration = secs(30), duration(millis(10)..=days(7)), reload(at_once);
         }
 
+        "Presence" {
+            // A reload of a page takes a second or two, and a change of the network some more.
+            /// How long a user stays a member of a topic after the end of the user's last subscription. A user that returns
+            /// within this time has not left, and nothing is told. At most `max_presence_members` users of a topic are kept
+            /// so; further users leave at once.
+            presence_linger: Duration = secs(5), duration_or_zero("at once", millis(10)..=secs(3600)), reload(at_once);
+
+            // At 1,000 clients that watch, ten rounds a second take 5 % of a core, and fewer are hardly noticed by people.
+            /// How long users that join and leave a topic are collected, to be told to the clients that watch with one frame
+            /// each. A topic with more than 1,000 such clients is told less often, in proportion.
+            presence_interval: Duration = millis(100), duration(millis(10)..=secs(60)), reload(at_once);
+
+            /// Users listed in one topic. A topic with more users is counted and not listed, until an eighth less than this
+            /// are left.
+            max_presence_members: usize = 1_000, count(1..=10_000), reload(at_once);
+
+            /// Bytes of one member: the user's name, and the info of the user's token as JSON. A longer info is left out,
+            /// and a user with a longer name is counted like a connection without a user. `max_presence_members` of this
+            /// size are at most 16 MiB.
+            max_presence_member_bytes: usize = KIB, bytes(64..=16 * KIB), reload(at_once);
+        }
+
         "Memory" {
             // With less, even the first clients would be too many.
             /// Bytes of messages, queues, sessions and connections together, by the server's own account; 0 for no
@@ -516,6 +538,9 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS)
 }
 
+/// Bytes of all members of a topic.
+const MAX_LIST_BYTES: usize = 16 * MIB;
+
 /// Each namespace is a section written by hand; a program with more of them means topics.
 const MAX_NAMESPACES: usize = 1_000;
 
@@ -551,6 +576,7 @@ impl Config {
     /// As [`validate`](Self::validate). A program that brings a TLS configuration of its own needs no files.
     pub(crate) fn validate_with(&self, brings_tls: bool) -> Result<(), ConfigError> {
         self.check_each()?;
+        self.check_presence()?;
         if !brings_tls {
             self.check_tls()?;
         }
@@ -560,6 +586,19 @@ impl Config {
     /// The number of home arbiters.
     pub(crate) fn home_threads(&self) -> usize {
         self.homes.min(self.threads)
+    }
+
+    /// A list of members is a frame for each client that watches.
+    fn check_presence(&self) -> Result<(), ConfigError> {
+        let most = MAX_LIST_BYTES / self.max_presence_members.max(1);
+        if self.max_presence_member_bytes <= most {
+            return Ok(());
+        }
+        Err(ConfigError {
+            key: "max_presence_member_bytes".into(),
+            value: self.max_presence_member_bytes.to_string(),
+            expected: format!("at most {most} bytes with max_presence_members = {}", self.max_presence_members).into(),
+        })
     }
 
     fn check_namespaces(&self) -> Result<(), ConfigError> {
@@ -613,6 +652,18 @@ mod tests {
         assert_eq!(error.to_string(), "namespaces.quotes.history_bytes = 5: expected 1 KiB to 1 GiB");
         let error = Config { default_namespace: bad, ..Config::default() }.validate().unwrap_err();
         assert_eq!(error.key, "default_namespace.history_bytes");
+    }
+
+    #[test]
+    fn a_list_of_members_has_a_limit() {
+        let with = |members, bytes| {
+            let sizes = Config { max_presence_members: members, max_presence_member_bytes: bytes, ..Config::default() };
+            sizes.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!((with(1_024, 16 * KIB), with(10_000, KIB)), (Ok(()), Ok(())));
+        let expected =
+            "max_presence_member_bytes = 16384: expected at most 8192 bytes with max_presence_members = 2048";
+        assert_eq!(with(2_048, 16 * KIB), Err(expected.to_owned()));
     }
 
     #[test]

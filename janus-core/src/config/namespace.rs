@@ -54,6 +54,13 @@ settings! {
                 reload(new_connections);
         }
 
+        "Presence" {
+            // A list costs each client that watches a frame for each change, so it is a decision of the operator.
+            /// Whether clients may ask who is subscribed to a topic: not at all (`off`), for the number alone (`count`), or
+            /// for the users and what their tokens say to others (`members`). A change holds for topics made after it.
+            presence: Presence = Presence::Off, one_of(Presence::NAMES), reload(new_connections);
+        }
+
         "Limits by client" {
             /// Messages per second that a client may publish, also for a namespace. A second's worth may come at once.
             /// A client that publishes more is read no faster than this, and after `rate_patience` closed
@@ -92,6 +99,21 @@ pub enum Resume {
     Off,
 }
 
+/// What clients may learn about the subscribers of a topic.
+///
+/// A member is a user, whose identity has a [name](crate::hooks::Identity::user), with any number of connections.
+/// Each connection without a user counts on its own, and is never listed. Subscribers in the same process do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// Nothing. The topic keeps no members.
+    #[default]
+    Off,
+    /// The number of members.
+    Count,
+    /// The number of members, and the users among them with their [info](crate::hooks::Identity::info).
+    Members,
+}
+
 /// What happens to a message of a topic when the queue of a client is full.
 ///
 /// On the classic protocol the two drop policies act as [`Disconnect`](Self::Disconnect), because a classic client
@@ -112,6 +134,8 @@ pub enum SlowConsumer {
 
 names!(Resume as "resume": Position = "position", Session = "session", Off = "off");
 
+names!(Presence as "presence": Off = "off", Count = "count", Members = "members");
+
 names!(SlowConsumer as "slow_consumer":
     Disconnect = "disconnect",
     DropOldest = "drop_oldest",
@@ -131,12 +155,15 @@ mod tests {
 
     #[test]
     fn the_name_of_a_policy_reads_back_as_the_policy() {
-        assert_eq!((SlowConsumer::NAMES.len(), Resume::NAMES.len()), (4, 3));
+        assert_eq!((SlowConsumer::NAMES.len(), Resume::NAMES.len(), Presence::NAMES.len()), (4, 3, 3));
         for name in SlowConsumer::NAMES {
             assert_eq!(name.parse::<SlowConsumer>().unwrap().to_string(), *name);
         }
         for name in Resume::NAMES {
             assert_eq!(name.parse::<Resume>().unwrap().to_string(), *name);
+        }
+        for name in Presence::NAMES {
+            assert_eq!(name.parse::<Presence>().unwrap().to_string(), *name);
         }
         let error = "Conflate".parse::<SlowConsumer>().unwrap_err();
         assert!(error.to_string().starts_with("slow_consumer = \"Conflate\": expected \"disconnect\""), "{error}");

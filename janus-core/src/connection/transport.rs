@@ -26,6 +26,7 @@
 //! | `pacing.rs` | keeps the client to its rates |
 //! | `places.rs` | takes a place of `max_connections`, or stays a guest |
 //! | `portion.rs` | waits for a portion of work |
+//! | `presence.rs` | is a member of its topics, and watches and answers who else is |
 //! | `publishing.rs` | publishes |
 //! | `rare.rs` | keeps what most connections never have |
 //! | `reading.rs` | reads and decodes |
@@ -64,6 +65,7 @@ mod opening;
 mod pacing;
 mod places;
 mod portion;
+mod presence;
 mod publishing;
 mod rare;
 mod reading;
@@ -94,7 +96,7 @@ use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
 use crate::supervision::Dormant;
 use crate::topic::publish::{PublishError, Receipt};
-use crate::topic::{TopicError, TopicState};
+use crate::topic::{PresenceError, PresenceInfo, TopicError, TopicState};
 use crate::wire::{Command, Decoder, ErrorCode, FrameError, Open, TopicName};
 
 use closing::Closing;
@@ -107,6 +109,7 @@ use opening::PassingOn;
 pub(crate) use opening::refusal;
 use pacing::{Pace, Slowed};
 use portion::Portion;
+use presence::Question;
 use publishing::{Offering, Permitting};
 use rare::Seldom;
 use resuming::{Prepared, Replaying};
@@ -233,6 +236,10 @@ enum Outcome {
     Reviewed(Vec<(TopicName, Refused)>),
     /// Whether the client may subscribe.
     Permitted(Box<Asking>, Result<(), Refused>),
+    /// Whether the client may know who is subscribed.
+    Shown(Question, Result<(), Refused>),
+    /// Who is subscribed, by the word of the engine.
+    Present(Question, Result<PresenceInfo, PresenceError>),
     /// The topics of a claimed session exist, as far as possible.
     Prepared(Box<Prepared>),
     /// The topic that a client wants to resume exists, or cannot.

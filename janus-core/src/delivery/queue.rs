@@ -153,6 +153,12 @@ impl Queue {
         self.answers.bytes > self.terms.max_bytes() / ANSWERS_SHARE
     }
 
+    /// Whether a frame that the client has not asked for has room among the answers. The first frame always has.
+    pub(crate) fn has_room_for_frame(&self, length: usize) -> bool {
+        self.answers.bytes == 0
+            || self.answers.bytes + Entry::OVERHEAD_BYTES + length <= self.terms.max_bytes() / ANSWERS_SHARE
+    }
+
     /// Puts bytes before everything else. No byte of the queue may have been written.
     pub(crate) fn push_first(&mut self, frame: Bytes) {
         debug_assert!(!self.started);

@@ -289,16 +289,30 @@ impl Slot {
     /// Sends a frame if `may_send` says so, under the lock of the slot.
     fn send_if(&self, frame: &Bytes, may_send: impl FnOnce() -> bool) {
         let mut out = self.out.lock();
-        if !may_send() {
-            return;
+        if may_send() {
+            self.send_locked(&mut out, frame);
         }
-        if let Some(sent) = self.send_now(&mut out, frame)
+    }
+
+    fn send_locked(&self, out: &mut Out, frame: &Bytes) {
+        if let Some(sent) = self.send_now(out, frame)
             && sent < frame.len()
         {
             let rest = Entry::Frame(frame.slice(sent..));
-            self.wait(&mut out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
-            self.mirror_pause(&out);
+            self.wait(out, |queue| if sent > 0 { queue.admit_started(rest) } else { queue.admit(rest) });
+            self.mirror_pause(out);
         }
+    }
+
+    /// Sends a frame without a topic's order that the client has not asked for, if the frame has room next to the
+    /// client's answers. Returns false without room: the caller tells the client later, and less.
+    pub(crate) fn offer(&self, frame: &Bytes) -> bool {
+        let mut out = self.out.lock();
+        let has_room = out.queue.as_ref().is_none_or(|queue| queue.has_room_for_frame(frame.len()));
+        if has_room && !frame.is_empty() {
+            self.send_locked(&mut out, frame);
+        }
+        has_room
     }
 
     /// Sends a portion of requested messages; returns whether all of them are gone. Nothing may wait before the call:

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::log::{Given, Server, Submission};
+use super::log::{Given, Present, Server, Submission};
 use super::{Answer, NodeId, Record, Request};
 use crate::wire::TopicName;
 
@@ -87,6 +87,11 @@ impl Exchange {
             Request::Report { topic, subscribers, valid } => {
                 let (position, subscribers) = self.server.report(now, topic, node, subscribers, valid);
                 out.push((link, Answer::Reported { topic: topic.clone(), position, subscribers }));
+            }
+            Request::Presence { topic, ask, members, known, valid } => {
+                let Present { version, is_changed, nodes } =
+                    self.server.presence(now, topic, node, members, known, valid);
+                out.push((link, Answer::Presence { topic: topic.clone(), ask, version, is_changed, nodes }));
             }
             Request::Beat { about, valid } => self.server.beat(now, node, about, valid),
             Request::Nodes { ask } => out.push((link, Answer::Nodes { ask, nodes: self.server.nodes(now) })),

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::{AppendError, Keep, LAST_NUMBER, NodeId, Outcome, Payload, Record, What};
+use bytes::Bytes;
+
+use super::{AppendError, Keep, LAST_NUMBER, NodeId, NodePresence, Outcome, Payload, Record, What};
 use crate::wire::{Epoch, Position, Timestamp, TopicName};
 
 /// Bytes of a record in the log besides the payload: the size of the head of a record as text.
@@ -54,6 +56,14 @@ pub(crate) struct Appended {
     pub new: Vec<Record>,
 }
 
+/// The answer about the members of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Present {
+    pub version: u64,
+    pub is_changed: bool,
+    pub nodes: Vec<NodePresence>,
+}
+
 /// The data of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
@@ -62,6 +72,8 @@ pub(crate) struct Server {
     topics: Ageing<TopicName, Topic>,
     keys: Ageing<(TopicName, String), Kept<Position>>,
     subscribers: Ageing<TopicName, Ageing<NodeId, Kept<u64>>>,
+    /// What nodes say of their members, each with its version.
+    members: Ageing<TopicName, Ageing<NodeId, Kept<(u64, Bytes)>>>,
     nodes: Ageing<NodeId, Kept<String>>,
 }
 
@@ -112,6 +124,7 @@ impl Server {
             topics: Ageing::default(),
             keys: Ageing::default(),
             subscribers: Ageing::default(),
+            members: Ageing::default(),
             nodes: Ageing::default(),
         }
     }
@@ -207,6 +220,47 @@ impl Server {
             topic.position
         });
         (position, sum)
+    }
+
+    /// Notes what a node says of its members, and returns what the others say.
+    pub(crate) fn presence(
+        &mut self,
+        now: Duration,
+        name: &TopicName,
+        node: NodeId,
+        members: Option<&[u8]>,
+        known: u64,
+        valid: Duration,
+    ) -> Present {
+        let said = self.members.get_or_insert(now, name, Ageing::default);
+        said.map.retain(|_, kept| !kept.is_over(now));
+        let mut version = said.map.values().map(|kept| kept.value.0).max().unwrap_or(0);
+        let before = said.map.get(&node).map(|kept| kept.value.clone());
+        let mut is_changed = false;
+        match members {
+            None => {}
+            Some([]) => is_changed = said.map.remove(&node).is_some(),
+            Some(members) => {
+                let value = before.filter(|(_, before)| before == members).unwrap_or_else(|| {
+                    is_changed = true;
+                    // Above each version from before a loss of the data.
+                    version = (version + 1).max(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+                    (version, Bytes::copy_from_slice(members))
+                });
+                said.insert(now, node, Kept { value, until: now.saturating_add(valid) });
+            }
+        }
+        let others = said.map.iter().filter(|(other, _)| **other != node);
+        let nodes = others.map(|(&node, Kept { value: (number, members), until })| NodePresence {
+            node,
+            valid: until.saturating_sub(now),
+            members: (*number > known).then(|| members.clone()),
+        });
+        let nodes = nodes.collect();
+        if said.map.is_empty() {
+            self.members.map.remove(name);
+        }
+        Present { version, is_changed, nodes }
     }
 
     /// Notes that a node is alive.
@@ -421,10 +475,10 @@ impl Ends for Topic {
     }
 }
 
-/// The reports of the nodes about a topic.
-impl Ends for Ageing<NodeId, Kept<u64>> {
+/// The words of the nodes about a topic.
+impl<T> Ends for Ageing<NodeId, Kept<T>> {
     fn is_over(&self, now: Duration) -> bool {
-        self.map.values().all(|count| count.is_over(now))
+        self.map.values().all(|kept| kept.is_over(now))
     }
 }
 

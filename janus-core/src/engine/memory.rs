@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
@@ -225,6 +226,9 @@ fn bytes_of(answer: &Answer) -> usize {
         Answer::Opened { records: all, .. } | Answer::Records { records: all, .. } => records(all),
         Answer::Record { record, .. } => bytes_of_record(record),
         Answer::Nodes { nodes, .. } => nodes.iter().map(|(_, about)| about.len()).sum(),
+        Answer::Presence { nodes, .. } => {
+            nodes.iter().map(|node| ANSWER_BYTES + node.members.as_ref().map_or(0, Bytes::len)).sum()
+        }
         Answer::Control { message, .. } => message.len(),
         Answer::Failed { message, .. } => message.len(),
         Answer::Appended { .. } | Answer::Reported { .. } => 0,
@@ -245,7 +249,6 @@ mod tests {
     use std::task::Wake;
     use std::time::Duration;
 
-    use bytes::Bytes;
     use futures_util::FutureExt;
 
     use super::*;

@@ -226,6 +226,21 @@ pub enum Request<'a> {
         /// How long the number counts unless it is reported again.
         valid: Duration,
     },
+    /// Note what this node says of its members of a topic, and say what the other nodes say. The answer is
+    /// [`Answer::Presence`]. What a node says ends with the node's time, and a topic of which no node says anything is
+    /// forgotten; nothing else about the topic changes.
+    Presence {
+        /// The topic.
+        topic: &'a TopicName,
+        /// The number of the request, for the answer.
+        ask: u64,
+        /// What this node says; empty if the node has no members any more. `None` to ask alone.
+        members: Option<&'a [u8]>,
+        /// The version up to which the node knows what other nodes say; 0 for nothing.
+        known: u64,
+        /// How long the node's words count unless they are repeated.
+        valid: Duration,
+    },
     /// Note that the node is alive. No answer.
     Beat {
         /// What the node says of itself, as JSON.
@@ -310,6 +325,19 @@ pub enum Answer {
         /// The subscribers on all nodes.
         subscribers: u64,
     },
+    /// The answer to [`Request::Presence`].
+    Presence {
+        /// The topic.
+        topic: TopicName,
+        /// The number of the request.
+        ask: u64,
+        /// The version of the answer, for the next request. Rises with each change, also after a loss of the engine's data.
+        version: u64,
+        /// Whether the words of the asking node are other than before.
+        is_changed: bool,
+        /// The other nodes with members of the topic, in the order of their ids.
+        nodes: Vec<NodePresence>,
+    },
     /// The answer to [`Request::Nodes`]: what each node says of itself.
     Nodes {
         /// The number of the request.
@@ -324,6 +352,17 @@ pub enum Answer {
         /// The message.
         message: Bytes,
     },
+}
+
+/// What a node says of its members of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePresence {
+    /// The node.
+    pub node: NodeId,
+    /// For how long the words count from now on.
+    pub valid: Duration,
+    /// The words; `None` if they are older than the version that the asking node knows.
+    pub members: Option<Bytes>,
 }
 
 /// What has become of a submission.

@@ -549,7 +549,8 @@ fn topic_of<'a>(request: &Request<'a>) -> Option<&'a TopicName> {
         | Request::Read { topic, .. }
         | Request::Close { topic }
         | Request::Append { topic, .. }
-        | Request::Report { topic, .. } => Some(topic),
+        | Request::Report { topic, .. }
+        | Request::Presence { topic, .. } => Some(topic),
         Request::Beat { .. } | Request::Nodes { .. } | Request::Control { .. } => None,
     }
 }
@@ -579,6 +580,12 @@ fn kept(request: Request<'_>) -> Kept {
         Request::Report { topic, subscribers, valid } => {
             let topic = topic.clone();
             Box::new(move |give| give(Request::Report { topic: &topic, subscribers, valid }))
+        }
+        Request::Presence { topic, ask, members, known, valid } => {
+            let (topic, members) = (topic.clone(), members.map(<[u8]>::to_vec));
+            Box::new(move |give| {
+                give(Request::Presence { topic: &topic, ask, members: members.as_deref(), known, valid });
+            })
         }
         Request::Beat { about, valid } => {
             let about = about.to_owned();

@@ -229,6 +229,10 @@ counters! {
     engine_resynced_topics: counter,
     /// Messages of other nodes about the cluster that this server does not understand: those of a later release.
     engine_messages_ignored: counter,
+    /// Frames about presence sent to clients that watch a topic, without answers to questions.
+    presence_frames: counter,
+    /// Times that a client lagged too much for a frame about presence; the client is told the state of the topic later.
+    presence_deferred: counter,
     /// Gaps told to returning clients, because messages were given up during their replay.
     resume_gaps: counter,
     /// Sessions without a connection that ended before their time, because memory was short.

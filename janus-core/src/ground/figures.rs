@@ -279,6 +279,8 @@ kinds! {
     MemoryKeeper = "memory_keeper",
     /// Tells the hooks of events.
     Observer = "observer",
+    /// Tells clients that watch a topic who comes and goes.
+    Presence = "presence",
     /// Maps tokens to sessions.
     ProxyMapper = "proxy_mapper",
     /// A thread that delivers.
@@ -309,6 +311,7 @@ impl ActorKind {
             ("janus", "watchdog") => Self::Watchdog,
             ("janus", "topic_manager") => Self::TopicManager,
             ("janus", "engine") => Self::Engine,
+            ("janus", "presence") => Self::Presence,
             ("janus", "proxy_mapper") => Self::ProxyMapper,
             ("janus", "heartbeat") => Self::Heartbeat,
             (home, "errands") if home.starts_with("home ") => Self::Errands,

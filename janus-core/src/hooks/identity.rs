@@ -10,7 +10,7 @@ use crate::wire::TopicName;
 
 /// A client's identity, as far as the embedder cares.
 ///
-/// `Debug` shows neither the claims nor the identifier of the token: both belong into no log.
+/// `Debug` shows neither the claims, nor the info, nor the identifier of the token: these belong into no log.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Identity {
@@ -42,6 +42,11 @@ pub struct Identity {
     pub token_id: Option<String>,
     /// Further facts about the client for the later hooks, such as teams.
     pub claims: serde_json::Value,
+    /// Facts about the user that **other clients may see**, such as a name to show: in the presence of each topic to which
+    /// the client is subscribed, if the namespace lists [members](crate::Presence::Members). Nothing else of the identity
+    /// but the [`user`](Self::user) is shown there. `Null` for none.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub info: serde_json::Value,
 }
 
 impl Identity {
@@ -112,6 +117,12 @@ impl Identity {
         Self { claims, ..self }
     }
 
+    /// Sets the facts about the user that other clients may see.
+    #[must_use]
+    pub fn info(self, info: serde_json::Value) -> Self {
+        Self { info, ..self }
+    }
+
     /// Whether the client may subscribe to a topic by this identity alone; `None` if the hook decides.
     pub(crate) fn decides_subscribe(&self, topic: &TopicName) -> Option<bool> {
         if self.topics.contains(topic) { Some(true) } else { self.subscribe.decide(topic) }
@@ -133,6 +144,7 @@ impl fmt::Debug for Identity {
             .field("expires", &self.expires)
             .field("token_id", &self.token_id.as_ref().map(|_| "…"))
             .field("claims", &"…")
+            .field("info", &"…")
             .finish()
     }
 }

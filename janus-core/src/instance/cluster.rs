@@ -19,6 +19,7 @@ use super::janus::{Inner, Janus, on};
 use crate::engine::{LinkError, NodeId};
 use crate::hooks::{Revocation, RevokeError};
 use crate::topic::cluster::{Cluster, LinkState, News, Voice};
+use crate::wire::TopicName;
 
 /// The engine of an instance, and the links to it: see [`Janus::cluster`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +131,8 @@ enum What {
         /// Seconds since 1970.
         until: u64,
     },
+    /// The members of these topics have changed on the sender.
+    Members { topics: Vec<String> },
     /// The answer to a request: so many connections have been closed.
     Closed { count: usize },
 }
@@ -288,7 +291,7 @@ impl Node {
                 let refused = |error: RevokeError| log::warn!("a revocation of another node is refused: {error}");
                 janus.revoke(revocation, until).map_err(refused).ok()
             }
-            What::Hello | What::Leave | What::Closed { .. } => None,
+            What::Hello | What::Leave | What::Members { .. } | What::Closed { .. } => None,
         }
     }
 
@@ -369,6 +372,10 @@ impl Voice for Node {
         Words::message(0, What::Hello)
     }
 
+    fn members_changed(&self, topics: &[TopicName]) -> Bytes {
+        Words::message(0, What::Members { topics: topics.iter().map(ToString::to_string).collect() })
+    }
+
     fn hear(&self, from: NodeId, message: &[u8]) -> News {
         let words = serde_json::from_slice(message).ok().filter(|words: &Words| words.v == RELEASE);
         let Some(Words { id, what, .. }) = words else {
@@ -384,6 +391,11 @@ impl Voice for Node {
                     log::info!("{line}");
                 }
                 return News::Left;
+            }
+            What::Members { topics } => {
+                if let Some(janus) = self.janus() {
+                    topics.iter().for_each(|topic| janus.tables().topics.members_have_changed(topic));
+                }
             }
             What::Closed { count } => self.note_answer(id, from, count),
             what @ (What::Disconnect { .. } | What::Revoke { .. }) => {

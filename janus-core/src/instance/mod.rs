@@ -13,6 +13,7 @@
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
 //! | `metrics.rs` | API | all figures as families of series |
 //! | `mount.rs`, `mount/answer.rs`, `mount/pipe.rs`, `mount/publishing.rs` | API | requests of another HTTP server as clients; the answers; bytes without a socket; requests that publish |
+//! | `presence.rs` | API | who is subscribed to a topic |
 //! | `reload.rs` | API | other settings for a running instance |
 //! | `routes/` | API and tasks | requests of the HTTP port that the program answers |
 //! | `serve.rs` | API | streams of another server as clients |
@@ -35,6 +36,7 @@ pub(crate) mod janus;
 pub(crate) mod memory;
 mod metrics;
 pub(crate) mod mount;
+mod presence;
 pub(crate) mod reload;
 pub(crate) mod routes;
 pub(crate) mod serve;

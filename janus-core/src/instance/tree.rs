@@ -23,7 +23,7 @@ use crate::supervision::{
     Watchdog,
 };
 use crate::topic::manager::{TOPIC_INTENSITY, TopicManager};
-use crate::topic::{cluster, errands};
+use crate::topic::{cluster, errands, presence};
 
 /// A handler that has run for this long is named in the log.
 const HANG_WARNING: Duration = Duration::from_secs(1);
@@ -45,6 +45,7 @@ pub(super) fn tree(shared: &Arc<Shared>, senders: Supervisor, application: Optio
         Some(ChildSpec::dynamic(&shared.topic_supervisor)),
         Some(actor(&shared.topic_manager, home, &shared.topics, TopicManager::new)),
         engine(shared),
+        Some(task("presence", home, &shared.topics, presence::run)),
         Some(actor(&shared.proxy_mapper, home, &shared.sessions, ProxyMapper::new)),
         Some(ChildSpec::supervisor(senders)),
         Some(task("heartbeat", home, connections, heartbeat::run)),

@@ -46,6 +46,9 @@ pub(crate) struct Unsubscribe {
 /// Ends a subscription, and tells its topic; `from` is the home of the caller's thread, if that is a home.
 pub(crate) fn leave(shared: &Topics, topic: &Arc<TopicState>, subscription: Arc<Subscription>, from: Option<HomeId>) {
     subscription.end();
+    if let Some(presence) = &topic.presence {
+        presence.leave(topic, &subscription.slot, shared);
+    }
     let is_elsewhere = from.is_some_and(|from| from != shared.homes.of_topic(topic.number));
     if is_elsewhere && topic.actor.on_behalf(|| unsubscribe(topic, shared, Arc::clone(&subscription))).is_ok() {
         return;

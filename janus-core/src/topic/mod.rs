@@ -18,6 +18,7 @@
 //! | `join.rs` | rules | nothing: how a subscriber joins, and catches up |
 //! | `keys.rs` | table | the keys of publishers against repetitions |
 //! | `manager.rs` | actor | nothing: makes topics, ends unused topics |
+//! | `presence/` | table, task | who is subscribed to a topic, and the clients that watch |
 //! | `publish.rs` | API | a message on its way into a topic, and its receipt |
 //! | `ring.rs` | pure | the latest messages of a topic |
 //! | `room.rs` | table | publishers waiting for room in a topic |
@@ -55,6 +56,7 @@ mod inbox;
 mod join;
 mod keys;
 pub(crate) mod manager;
+pub(crate) mod presence;
 pub(crate) mod publish;
 pub(crate) mod ring;
 mod room;
@@ -71,6 +73,7 @@ mod work;
 pub(crate) use actor::{Subscribe, Topic, leave, subscribe_elsewhere};
 pub use handover::Handover;
 pub(crate) use join::{Beginning, CatchUp, Entry};
+pub use presence::{PresenceError, PresenceInfo};
 pub(crate) use room::{Place, Waiter};
 pub(crate) use sequence::Excerpt;
 pub(crate) use shared::Topics;

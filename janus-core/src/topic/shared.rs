@@ -11,6 +11,7 @@ use tokio::task::yield_now;
 use super::cluster::Cluster;
 use super::errands::Errands;
 use super::manager::{TopicManager, Unstarted};
+use super::presence::Presences;
 use super::table::{LookUp, TopicTable};
 use super::{TopicError, TopicState};
 use crate::accounts::Account;
@@ -33,6 +34,8 @@ pub(crate) struct Topics {
     /// For each home arbiter, in their order.
     errands: Box<[Errands]>,
     pub(crate) unstarted: Unstarted,
+    /// The topics whose presence has something to do.
+    pub(super) presences: Presences,
     /// The hooks that are told which topics have subscribers.
     pub(super) observers: Option<Arc<HookRunner>>,
     /// The slots of the subscribers in this process, by their number. The program decides how many there are.
@@ -70,6 +73,7 @@ impl Topics {
                 deliveries,
                 table: TopicTable::default(),
                 unstarted: Unstarted::default(),
+                presences: Presences::default(),
                 observers,
                 cluster,
                 locals: Mutex::default(),

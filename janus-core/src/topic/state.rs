@@ -18,6 +18,7 @@ use super::cluster::Clustered;
 use super::core_lock::{CoreGuard, CoreLock};
 use super::inbox::Inbox;
 use super::keys::Keys;
+use super::presence::Presence;
 use super::publish::{Pending, PublishError};
 use super::room::{Caller, Room, Waiter};
 use super::roster::Roster;
@@ -58,6 +59,8 @@ pub(crate) struct TopicState {
     pub(super) core: CoreLock,
     /// See [`is_wide`](Self::is_wide).
     wide: AtomicBool,
+    /// `None` for a topic without presence. A change of the setting is for topics made later.
+    pub(crate) presence: Option<Box<Presence>>,
     /// `None` if nobody observes the topics of the instance.
     observed: Option<Observed>,
     /// Tells tasks waiting for the actor that the actor will not come back, or not for long.
@@ -185,10 +188,11 @@ impl TopicState {
         });
         let version = shared.config_version();
         let namespace = shared.figures.published.namespace(name.as_str());
+        let presence = Presence::of(&name, &shared.config(), shard.is_some());
         let mut topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
         let core = topic.core.get_mut();
         (core.settings, core.namespace, core.clustered) = (version, namespace, clustered);
-        Self { observed, shard, ..topic }
+        Self { observed, presence, shard, ..topic }
     }
 
     #[cfg(test)]
@@ -248,6 +252,7 @@ impl TopicState {
                 clustered: None,
             }),
             wide: AtomicBool::new(false),
+            presence: None,
             observed: None,
             name,
         }

@@ -71,7 +71,11 @@ impl Codec for Classic {
             ServerEvent::Error { code, message, .. }
             | ServerEvent::Refused(Refusal { code, message, .. })
             | ServerEvent::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
-            ServerEvent::Unsubscribed { .. } | ServerEvent::Gap { .. } => {}
+            ServerEvent::Unsubscribed { .. }
+            | ServerEvent::Gap { .. }
+            | ServerEvent::Presence { .. }
+            | ServerEvent::Joined { .. }
+            | ServerEvent::Left { .. } => {}
         }
     }
 
@@ -488,9 +492,7 @@ impl<'a> Request<'a> {
             _ => Err(topic_must_be_a_string()),
         };
         match self.action.and_then(json::string).as_deref() {
-            Some("subscribe") => {
-                Ok(Command::Subscribe { topic: topic(self.data)?, since: None, horizon: None, id: None })
-            }
+            Some("subscribe") => Ok(Command::subscribe(topic(self.data)?)),
             Some("unsubscribe") => Ok(Command::Unsubscribe { topic: topic(self.data)?, id: None }),
             Some("publish") => {
                 let Some(Data::Object) = self.data else { return Err(publish_needs_an_object()) };

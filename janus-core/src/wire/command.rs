@@ -47,6 +47,17 @@ pub enum Command {
         /// [`NumberedMessage::horizon`](super::NumberedMessage::horizon). Counts if `since` belongs to a topic of the
         /// client's requests before [`Command::AllAsked`].
         horizon: Option<u64>,
+        /// Whether the client watches the topic's presence: [`ServerEvent::Presence`](super::ServerEvent::Presence) after
+        /// the answer, and then each change.
+        presence: bool,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+    },
+    /// Asks for the presence of a topic to which the client may subscribe; the answer is
+    /// [`ServerEvent::Presence`](super::ServerEvent::Presence).
+    Presence {
+        /// The topic.
+        topic: TopicName,
         /// Request id, echoed in the answer.
         id: RequestId,
     },
@@ -130,13 +141,13 @@ impl Command {
     /// Subscribes to a topic from now on.
     #[must_use]
     pub fn subscribe(topic: TopicName) -> Self {
-        Self::Subscribe { topic, since: None, horizon: None, id: None }
+        Self::Subscribe { topic, since: None, horizon: None, presence: false, id: None }
     }
 
     /// Subscribes to a topic from this position on, from its start, or from its last message.
     #[must_use]
     pub fn subscribe_since(topic: TopicName, since: impl Into<Since>) -> Self {
-        Self::Subscribe { topic, since: Some(since.into()), horizon: None, id: None }
+        Self::Subscribe { topic, since: Some(since.into()), horizon: None, presence: false, id: None }
     }
 
     /// Publishes this data, JSON text, with an empty event and message id and without a receipt.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Base64, ClientId, Epoch, ErrorCode, Limits, Position, RequestId, Since, Timestamp, TopicName};
+use super::{Base64, ClientId, Epoch, ErrorCode, Limits, Member, Position, RequestId, Since, Timestamp, TopicName};
 
 /// An answer to a client, or news for a client.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +116,36 @@ pub enum ServerEvent<'a> {
         from: u64,
         /// The number of the last lost message.
         to: u64,
+    },
+    /// The state of a topic's presence: the answer to [`Command::Presence`](super::Command::Presence), the beginning for a
+    /// client that [watches](super::Command::Subscribe::presence), and a new beginning where events were left out.
+    Presence {
+        /// The request; `None` for a client that watches.
+        id: RequestId,
+        /// The topic.
+        topic: &'a TopicName,
+        /// The number of members: users, and connections without a user.
+        count: usize,
+        /// The users by name. `None` if the topic is counted and not listed.
+        members: Option<&'a [Member]>,
+    },
+    /// Users have subscribed to a topic, or have another info than before. For clients that watch the topic.
+    Joined {
+        /// The topic.
+        topic: &'a TopicName,
+        /// The number of members from now on.
+        count: usize,
+        /// These users; none if the number alone has changed.
+        members: &'a [Member],
+    },
+    /// Users have no connection with the topic any more. For clients that watch the topic.
+    Left {
+        /// The topic.
+        topic: &'a TopicName,
+        /// The number of members from now on.
+        count: usize,
+        /// These users.
+        members: &'a [Member],
     },
     /// A request was refused; the connection continues.
     Error {

@@ -26,6 +26,7 @@
 //! | `publication.rs` | pure: a value | [`Publication`], a publisher's JSON text or bytes, carried and never re-encoded |
 //! | `base64.rs` | pure: a value | [`Base64`], bytes inside JSON |
 //! | `client_id.rs` | pure: a value | [`ClientId`], the public name of a connection |
+//! | `member.rs` | pure: a value | [`Member`], a user subscribed to a topic, as other clients see the user |
 //! | `position.rs` | pure: a value | [`Position`], a place in a topic's order, and [`Epoch`] |
 //! | `topic_name.rs` | pure: a value | [`TopicName`], checked once and trusted afterwards |
 //! | `timestamp.rs` | pure: a value | [`Timestamp`], a time in Erlang's form |
@@ -52,6 +53,7 @@ mod http_request;
 mod idempotency;
 pub(crate) mod json;
 mod length_prefixed;
+mod member;
 mod object;
 mod origins;
 mod peer;
@@ -82,6 +84,7 @@ pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
 pub use json::JsonError;
 pub use length_prefixed::{LengthPrefix, LengthPrefixed};
+pub use member::Member;
 pub use origins::AllowedOrigins;
 pub use peer::Peer;
 pub use position::{Epoch, EpochError, Position, PositionError, Since, SinceError};

@@ -16,6 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 
 use super::http::{Head, HeadReader, HttpError, NO_BODY, Reader, date};
+use super::member::Told;
 use super::object::Object;
 use super::origins::AllowedOrigins;
 use super::publication::put_decimal;
@@ -36,7 +37,8 @@ const HEARTBEAT: &[u8] = b"event: heartbeat\ndata: {}\n\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Types reserved for this protocol, and so unavailable to a publisher's event.
-const OWN_TYPES: [&str; 8] = ["heartbeat", "subscribed", "gap", "refused", "bye", "open", "error", "message"];
+const OWN_TYPES: [&str; 11] =
+    ["heartbeat", "subscribed", "gap", "refused", "presence", "joined", "left", "bye", "open", "error", "message"];
 
 /// Whether a parameter holds the last id: each client that cannot set a header has its own name for the parameter.
 fn is_last_event_id(name: &str) -> bool {
@@ -142,6 +144,7 @@ impl Sse {
         }
         let mut last_event_id = None;
         let mut begins = None;
+        let mut presence = false;
         let mut topics: Vec<TopicName> = Vec::new();
         let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
         for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
@@ -153,6 +156,7 @@ impl Sse {
                 }
                 "topic" => topics.push(topic(&value, &topics, limits)?),
                 "since" => begins = Some(begin(&value)?),
+                "presence" => presence = wants_presence(&value)?,
                 name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
                 "events" if value != "native" => {
                     let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
@@ -188,7 +192,8 @@ impl Sse {
             return Ok((commands, asker));
         }
         let (since, horizon) = since.map_or((begins, None), |(position, horizon)| (Some(position.into()), horizon));
-        commands.extend(topics.into_iter().map(|topic| Command::Subscribe { topic, since, horizon, id: None }));
+        let subscribe = |topic| Command::Subscribe { topic, since, horizon, presence, id: None };
+        commands.extend(topics.into_iter().map(subscribe));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))
     }
@@ -280,6 +285,9 @@ impl Sse {
                     json.text("topic", topic.as_str()).epoch(*epoch).number("from", *from).number("to", *to)
                 });
             }
+            ServerEvent::Presence { .. } | ServerEvent::Joined { .. } | ServerEvent::Left { .. } => {
+                put_presence(event, out);
+            }
             ServerEvent::Error { topic, code, message, .. } => {
                 out.put_slice(b"event: refused\n");
                 put_data(out, |json| {
@@ -330,6 +338,16 @@ impl Sse {
     }
 }
 
+/// Without an id, which is a place among the messages.
+fn put_presence(event: &ServerEvent<'_>, out: &mut BytesMut) {
+    if let Some(told) = Told::of(event) {
+        out.put_slice(b"event: ");
+        out.put_slice(told.kind.as_bytes());
+        out.put_u8(b'\n');
+        put_data(out, |json| json.presence(&told));
+    }
+}
+
 /// Checks the next topic of a request.
 fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName, HttpError> {
     let bad = |code: ErrorCode, message: String| HttpError::new(code.http_status(), code.as_str(), message);
@@ -349,6 +367,18 @@ fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName,
 /// Where a client begins that has read no message yet. A position is for clients without a header of their own.
 fn begin(text: &str) -> Result<Since, HttpError> {
     text.parse().map_err(|error| HttpError::new(400, ErrorCode::BadOpen.as_str(), format!("\"since\": {error}")))
+}
+
+/// Whether the client watches the presence of its topics.
+fn wants_presence(value: &str) -> Result<bool, HttpError> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => {
+            let message = "unknown value of \"presence\": expected \"true\" or \"false\", or omit the parameter";
+            Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message))
+        }
+    }
 }
 
 /// The position in an id, and the horizon if present. An unknown id counts as a position too old to resume: a browser

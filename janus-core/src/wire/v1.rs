@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 
 use super::json::{self, Members, Reader};
+use super::member::Told;
 use super::object::Object;
 use super::publication::{Handling, put_decimal, put_event_id_and_payload};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
@@ -244,9 +245,14 @@ impl<'a> Fields<'a> {
             return Err(duplicate_key(key));
         }
         let command = match kind {
-            Some("subscribe") => {
-                Command::Subscribe { id: self.id()?, topic: self.topic(limits)?, since: self.since()?, horizon: None }
-            }
+            Some("subscribe") => Command::Subscribe {
+                id: self.id()?,
+                topic: self.topic(limits)?,
+                since: self.since()?,
+                horizon: None,
+                presence: wants_presence(text)?,
+            },
+            Some("presence") => Command::Presence { id: self.id()?, topic: self.topic(limits)? },
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
                 let RawPublication { data, base64, .. } = self.publication;
@@ -317,6 +323,20 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether a subscribe asks for presence. Read by itself, because publications need no further key.
+fn wants_presence(text: &str) -> Result<bool, FrameError> {
+    const KEY: [&str; 1] = ["presence"];
+    let Members { values: [presence], twice } = json::members(text, KEY).map_err(bad_json)?;
+    if let Some(key) = first_of(twice, KEY) {
+        return Err(duplicate_key(key));
+    }
+    match presence {
+        None | Some("null" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(FrameError::new(ErrorCode::BadRequest, "\"presence\" must be true or false")),
+    }
+}
+
 /// The first duplicate among these keys.
 fn first_of<const N: usize>(twice: [bool; N], keys: [&'static str; N]) -> Option<&'static str> {
     twice.iter().position(|&twice| twice).map(|index| keys[index])
@@ -325,8 +345,8 @@ fn first_of<const N: usize>(twice: [bool; N], keys: [&'static str; N]) -> Option
 fn unknown_type() -> FrameError {
     FrameError::new(
         ErrorCode::UnknownAction,
-        "unknown or missing \"type\": expected \"subscribe\", \"unsubscribe\", \"publish\", \"refresh\", \"ping\" or \
-         \"pong\"",
+        "unknown or missing \"type\": expected \"subscribe\", \"unsubscribe\", \"publish\", \"presence\", \
+         \"refresh\", \"ping\" or \"pong\"",
     )
 }
 
@@ -402,6 +422,11 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
             let frame = frame(out, "gap").text("topic", topic.as_str()).epoch(epoch);
             frame.number("from", from).number("to", to).end();
         }
+        ServerEvent::Presence { .. } | ServerEvent::Joined { .. } | ServerEvent::Left { .. } => {
+            if let Some(told) = Told::of(event) {
+                frame(out, told.kind).id(told.id).presence(&told).end();
+            }
+        }
         ServerEvent::AlreadySubscribed { id, topic } => {
             let message = "already subscribed to this topic; nothing has changed";
             frame(out, "error")
@@ -418,15 +443,17 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
             };
             frame.reason(code, message).end();
         }
-        ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) => {
-            let Refusal { id: _, code, message, reconnect_after, status: _ } = refusal;
-            let frame = frame(out, "bye").reason(code, message);
-            match reconnect_after {
-                Some(after) => frame.number("reconnect_after_ms", millis(after)).end(),
-                None => frame.end(),
-            }
-        }
+        ServerEvent::Refused(refusal) | ServerEvent::Bye(refusal) => encode_bye(&refusal, out),
         ServerEvent::Attached { .. } => {}
+    }
+}
+
+fn encode_bye(refusal: &Refusal<'_>, out: &mut BytesMut) {
+    let Refusal { id: _, code, message, reconnect_after, status: _ } = *refusal;
+    let frame = frame(out, "bye").reason(code, message);
+    match reconnect_after {
+        Some(after) => frame.number("reconnect_after_ms", millis(after)).end(),
+        None => frame.end(),
     }
 }
 

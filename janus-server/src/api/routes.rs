@@ -9,12 +9,13 @@ use std::io;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes};
 use hyper::{Method, Request, Response, Version, header};
-use janus_core::wire::{Base64, ErrorCode, HttpError, HttpRequest, TopicName};
-use janus_core::{Delivery, Epoch, Everywhere, HistoryError, NodeInfo, Position};
+use janus_core::wire::{Base64, ErrorCode, HttpError, HttpRequest, Member, TopicName};
+use janus_core::{Delivery, Epoch, Everywhere, HistoryError, NodeInfo, Position, PresenceError, PresenceInfo};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::timeout;
 
+use super::query::Query;
 use super::{Api, Incoming, Port, View, refusal, response, with_type};
 use crate::admin::health;
 use crate::dashboard;
@@ -41,6 +42,7 @@ pub(super) enum Endpoint {
     Publish,
     Broadcast,
     History,
+    Presence,
     Topics,
     Connections,
     Disconnect,
@@ -93,6 +95,7 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
     ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
     ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
+    ("/api/presence", Method::GET, Served::Everywhere, Endpoint::Presence),
     ("/api/topics", Method::GET, Served::Everywhere, Endpoint::Topics),
     ("/api/connections", Method::GET, Served::Everywhere, Endpoint::Connections),
     ("/api/disconnect", Method::POST, Served::Everywhere, Endpoint::Disconnect),
@@ -215,6 +218,12 @@ impl Api {
             Endpoint::Publish => self.publish(request).await,
             Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
             Endpoint::History => self.history(&self.body(request).await?).await,
+            Endpoint::Presence => {
+                let query = Query::of(request.uri().query().unwrap_or_default(), &["topic"])?;
+                // A body is not `Sync`, as below.
+                drop(request);
+                self.presence(query.text("topic").unwrap_or_default()).await
+            }
             Endpoint::Topics | Endpoint::Connections | Endpoint::Stats | Endpoint::Tree | Endpoint::Slow => {
                 let route = request.uri().path().trim_start_matches("/api/");
                 let view = View::of(route, request.uri().query().unwrap_or_default())?;
@@ -285,6 +294,23 @@ impl Api {
         // Publishing has checked the messages; a fault of ours must not end the process.
         let answer = serde_json::to_vec(&HistoryJson { topic: &request.topic, history: &history });
         self.large(answer.map_err(|error| HttpError::new(500, ErrorCode::Internal.as_str(), error.to_string()))?)
+    }
+
+    async fn presence(&self, topic: &str) -> Result<Response<Full<Bytes>>, HttpError> {
+        self.check_topic(topic)?;
+        let mut presence = self.janus.presence(topic).await.map_err(|error| match &error {
+            PresenceError::Off => HttpError::new(404, ErrorCode::NoPresence.as_str(), error.to_string()),
+            PresenceError::EngineUnavailable => unavailable(ErrorCode::EngineUnavailable, &error),
+            other => bad_request(other.to_string()),
+        })?;
+        let bytes = |member: &Member| member.user.len() + member.info.as_ref().map_or(0, |info| info.len());
+        let length = presence.members.iter().flatten().map(bytes).sum();
+        if length > MAX_ANSWER_BYTES {
+            presence.members = None;
+        } else {
+            self.check_room(length)?;
+        }
+        self.large(to_json(&PresenceJson { topic, presence: &presence }))
     }
 
     async fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
@@ -520,6 +546,13 @@ struct HistoryJson<'a> {
     topic: &'a str,
     #[serde(flatten)]
     history: &'a janus_core::History,
+}
+
+#[derive(Debug, Serialize)]
+struct PresenceJson<'a> {
+    topic: &'a str,
+    #[serde(flatten)]
+    presence: &'a PresenceInfo,
 }
 
 #[derive(Debug, Serialize)]

@@ -15,6 +15,7 @@
 //! | `publish.rs` | the command `publish` | reading messages from the command line or standard input, printing receipts |
 //! | `subscribe/` | the command `subscribe` | printing messages, coming back after a lost connection |
 //! | `history.rs` | the command `history` | kept messages, page by page |
+//! | `presence.rs` | the command `presence` | who is subscribed to a topic |
 //! | `lists.rs` | the commands `topics` and `connections` | lists, page by page |
 //! | `disconnect.rs` | the command `disconnect` | closing connections |
 //! | `trace.rs` | the command `trace` | printing the lines of a trace |
@@ -32,6 +33,7 @@ pub(crate) mod lists;
 pub(crate) mod log;
 mod output;
 mod ports;
+pub(crate) mod presence;
 pub(crate) mod publish;
 pub(crate) mod reload;
 pub(crate) mod server;

@@ -105,6 +105,9 @@ checks! {
     /// The subscribers of a topic are summed over the nodes. A later report replaces the earlier, and a report ends after
     /// its time. The answer has the topic's position.
     Counts = "counts", nodes::counts;
+    /// What nodes say of the members of a topic is told to the others, with all bytes, once for each version. Words end
+    /// with their time, and with empty words. Nobody is told of the words of the asking node.
+    Members = "members", nodes::members;
 }
 
 impl fmt::Display for Check {

@@ -2,7 +2,7 @@
 
 use super::order::SHORT;
 use super::stage::{Checked, HOUR, Node, Stage, ensure, equal, shown};
-use crate::engine::NodeId;
+use crate::engine::{NodeId, NodePresence};
 use crate::wire::Position;
 
 type Message = (NodeId, Vec<u8>);
@@ -81,4 +81,36 @@ pub(super) async fn counts(stage: &Stage<'_>) -> Checked {
     let look = async || Ok((one.report(&topic, 4, HOUR).await?.1 == 4).then_some(()));
     stage.until("the end of a report that is not repeated", look).await?;
     equal("the report on a topic that does not exist", &two.report(&other, 7, HOUR).await?, &(None, 7))
+}
+
+pub(super) async fn members(stage: &Stage<'_>) -> Checked {
+    let (topic, other) = (stage.topic("members"), stage.topic("no members"));
+    let [one, two, three] = stage.nodes().await?;
+    let text = b"{\"users\":[\"\xc3\xa9 {} 1 2\"]}\r\n";
+    let words = |nodes: &[NodePresence]| -> Vec<_> {
+        nodes.iter().map(|said| (said.node, said.members.as_deref().map(<[u8]>::to_vec))).collect()
+    };
+    let (_, is_changed, nodes) = one.presence(&topic, Some(text), 0, HOUR).await?;
+    equal("the first words", &(is_changed, words(&nodes)), &(true, vec![]))?;
+    let (version, is_changed, nodes) = two.presence(&topic, Some(b"two"), 0, HOUR).await?;
+    equal("the words of another node", &(is_changed, words(&nodes)), &(true, vec![(one.id, Some(text.to_vec()))]))?;
+    let valid = nodes[0].valid;
+    ensure(valid > SHORT && valid <= HOUR, || format!("words for an hour count for {valid:?}"))?;
+    let (again, is_changed, nodes) = two.presence(&topic, Some(b"two"), version, HOUR).await?;
+    equal("the same words again", &(again, is_changed, words(&nodes)), &(version, false, vec![(one.id, None)]))?;
+    one.presence(&topic, Some(b"new"), 0, HOUR).await?;
+    let (later, is_changed, nodes) = two.presence(&topic, None, version, HOUR).await?;
+    equal("what is new", &(is_changed, words(&nodes)), &(false, vec![(one.id, Some(b"new".to_vec()))]))?;
+    ensure(later > version, || format!("the version of new words is {later}, after {version}"))?;
+    let (_, _, nodes) = three.presence(&topic, None, 0, HOUR).await?;
+    let mut expected = vec![(one.id, Some(b"new".to_vec())), (two.id, Some(b"two".to_vec()))];
+    expected.sort();
+    equal("the words of all nodes, in the order of the ids", &words(&nodes), &expected)?;
+    let (_, is_changed, _) = two.presence(&topic, Some(b""), later, HOUR).await?;
+    ensure(is_changed, || "empty words after others are no change".to_owned())?;
+    one.presence(&topic, Some(b"new"), later, SHORT).await?;
+    let look = async || Ok(three.presence(&topic, None, 0, HOUR).await?.2.is_empty().then_some(()));
+    stage.until("the end of words that are not repeated", look).await?;
+    let (_, is_changed, nodes) = two.presence(&other, Some(b""), 0, HOUR).await?;
+    equal("no words about another topic", &(is_changed, nodes), &(false, vec![]))
 }

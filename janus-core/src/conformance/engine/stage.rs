@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::engine::{Answer, AppendError, Engine, Keep, Link, LinkError, NodeId, Outcome, Payload, Record, Request};
+use crate::engine::{
+    Answer, AppendError, Engine, Keep, Link, LinkError, NodeId, NodePresence, Outcome, Payload, Record, Request,
+};
 use crate::wire::{Position, Publication, TopicName};
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
@@ -378,6 +380,26 @@ impl Node<'_> {
             _ => None,
         };
         self.wait("the answer to a report", pick).await
+    }
+
+    /// Says something of the members of a topic, or asks alone; returns the version, whether the words are new, and the
+    /// words of others.
+    pub(super) async fn presence(
+        &self,
+        topic: &TopicName,
+        members: Option<&[u8]>,
+        known: u64,
+        valid: Duration,
+    ) -> Checked<(u64, bool, Vec<NodePresence>)> {
+        let ask = self.ask();
+        self.request_of(topic, Request::Presence { topic, ask, members, known, valid });
+        let pick = |answer: &Answer| match answer {
+            Answer::Presence { ask: to, version, is_changed, nodes, .. } if *to == ask => {
+                Some((*version, *is_changed, nodes.clone()))
+            }
+            _ => None,
+        };
+        self.wait("the answer about members", pick).await
     }
 
     pub(super) fn beat(&self, about: &str, valid: Duration) {

@@ -69,6 +69,10 @@ enum Fault {
     CountsOneNode,
     AddsReports,
     TellsNoPosition,
+    LosesMembers,
+    HidesMembers,
+    KeepsMembers,
+    AlwaysHasNewMembers,
 }
 
 const FAULTS: &[(Fault, Check)] = &[
@@ -122,6 +126,10 @@ const FAULTS: &[(Fault, Check)] = &[
     (Fault::CountsOneNode, Check::Counts),
     (Fault::AddsReports, Check::Counts),
     (Fault::TellsNoPosition, Check::Counts),
+    (Fault::LosesMembers, Check::Members),
+    (Fault::HidesMembers, Check::Members),
+    (Fault::KeepsMembers, Check::Members),
+    (Fault::AlwaysHasNewMembers, Check::Members),
 ];
 
 /// The engine in memory with a fault.
@@ -211,6 +219,13 @@ impl Link for BrokenLink {
                 self.own_count = subscribers;
                 let valid = if self.fault == Fault::KeepsCounts { HOUR } else { valid };
                 self.inner.request(Request::Report { topic, subscribers, valid });
+            }
+            Request::Presence { topic, ask, members, known, valid } => {
+                let topic = &self.renamed(topic);
+                let valid = if self.fault == Fault::KeepsMembers { HOUR } else { valid };
+                let known = if self.fault == Fault::HidesMembers { u64::MAX } else { known };
+                let members = if self.fault == Fault::LosesMembers { None } else { members };
+                self.inner.request(Request::Presence { topic, ask, members, known, valid });
             }
             Request::Beat { .. } if self.fault == Fault::KeepsFirstWords && self.has_beaten => {}
             Request::Beat { about, valid } => {
@@ -386,6 +401,10 @@ impl BrokenLink {
                 }
             }
             Answer::Nodes { nodes, .. } if self.fault == Fault::ListsBackwards => nodes.reverse(),
+            Answer::Presence { topic, is_changed, .. } => {
+                self.restore_name(topic);
+                *is_changed |= self.fault == Fault::AlwaysHasNewMembers;
+            }
             Answer::Failed { topic, .. } => self.restore_name(topic),
             Answer::Nodes { .. } | Answer::Control { .. } => {}
         }

@@ -180,7 +180,7 @@ impl Transport {
             _ => (None, misses_nothing.then_some(now)),
         };
         let mut replays = Vec::with_capacity(places.len());
-        for (Asking { name, since, id, .. }, hold, Place { position, missed, repeated }) in places {
+        for (Asking { name, since, id, presence, .. }, hold, Place { position, missed, repeated }) in places {
             let topic = hold.topic();
             self.slot.tell(&ServerEvent::Subscribed {
                 id,
@@ -202,6 +202,9 @@ impl Transport {
                 None => {}
             }
             self.joined((Arc::clone(topic), Arc::clone(&subscription)));
+            if presence {
+                self.watch(topic);
+            }
             replays.push(Replay { topic: hold, subscription, from });
         }
         replays

@@ -145,7 +145,7 @@ impl Transport {
             Step::Offering(offering) => *offering,
             Step::Slowed(slowed) => match slowed.then {
                 Then::Publish(offering) => *offering,
-                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) => return,
+                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) | Then::Presence(..) => return,
             },
             _ => return,
         };

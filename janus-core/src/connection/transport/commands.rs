@@ -5,6 +5,7 @@ use std::io;
 use super::beginning::Preface;
 use super::identity::Renewal;
 use super::pacing::Then;
+use super::presence::Question;
 use super::subscribing::{Asking, refused};
 use super::{Outcome, Step, Transport};
 use crate::connection::turn::Ticket;
@@ -76,11 +77,12 @@ impl Transport {
                 let message = "attach with the first frame of a connection; this connection has its own session";
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
-            Command::Subscribe { topic: name, since, horizon, id } => {
-                let asking = Asking { name, since, horizon, id, is_assigned: false };
+            Command::Subscribe { topic: name, since, horizon, presence, id } => {
+                let asking = Asking { name, since, horizon, id, is_assigned: false, presence };
                 self.at_subscribe_rate(Then::Subscribe(Box::new(asking)));
             }
             Command::Unsubscribe { topic: name, id } => self.at_subscribe_rate(Then::Unsubscribe(name, id)),
+            Command::Presence { topic, id } => self.at_subscribe_rate(Then::Presence(topic, id)),
             Command::Publish { topic, publication, ack, id } => {
                 let reply = Reply::connection(self.owed(&topic), ack, id);
                 self.publish(topic, Pending { publication, reply }, None);
@@ -155,6 +157,11 @@ impl Transport {
             Outcome::Permitted(asking, Ok(())) => self.in_turn(Lengthy::Subscribe(asking)),
             Outcome::Permitted(asking, Err(Refused { code, message, .. })) => {
                 self.answer_error(FrameError::new(code, message).with_id(asking.id).with_topic(&asking.name));
+            }
+            Outcome::Shown(question, Ok(())) => self.answer_presence(question),
+            Outcome::Present(question, info) => self.tell_presence(&question, info),
+            Outcome::Shown(Question { topic, id }, Err(Refused { code, message, .. })) => {
+                self.answer_error(FrameError::new(code, message).with_id(id).with_topic(&topic));
             }
             Outcome::Prepared(prepared) => self.resume(*prepared),
             Outcome::Found(asking, Ok(topic)) => self.go_on(*asking, &topic),

@@ -231,6 +231,7 @@ impl Transport {
         let client = self.adopt(&identity);
         self.end_if_revoked(&identity);
         self.slot.tell(&ServerEvent::Refreshed { id, expires: identity.time_left(now()) });
+        self.note_all_present();
         // A client that proves nothing over and over is no news.
         if may_change && identity.user != earlier.user {
             self.tell_observers(News::Connected(client));

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::presence::Question;
 use super::publishing::Offering;
 use super::subscribing::Asking;
 use super::{Step, Transport};
@@ -61,6 +62,7 @@ pub(super) enum Then {
     Publish(Box<Offering>),
     Subscribe(Box<Asking>),
     Unsubscribe(TopicName, RequestId),
+    Presence(TopicName, RequestId),
 }
 
 impl Pace {
@@ -106,7 +108,7 @@ impl Transport {
         count(self.pace.further.get_or_insert_default().bucket(number, now), rate, now)
     }
 
-    /// Subscribes or unsubscribes, once there is room.
+    /// Subscribes, unsubscribes, or answers who is subscribed, once there is room.
     pub(super) fn at_subscribe_rate(&mut self, then: Then) {
         let rate = self.shared.rates().subscribes;
         match rate.and_then(|rate| count(&mut self.pace.subscribes, rate, Instant::now())) {
@@ -192,6 +194,7 @@ impl Transport {
             }
             Then::Subscribe(asking) => self.ask_to_subscribe(asking),
             Then::Unsubscribe(topic, id) => self.unsubscribe_and_answer(&topic, id),
+            Then::Presence(topic, id) => self.ask_for_presence(Question { topic, id }),
         }
     }
 }

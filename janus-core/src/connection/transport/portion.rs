@@ -37,6 +37,7 @@ impl Portion {
             Ok(
                 Command::Subscribe { .. }
                 | Command::Unsubscribe { .. }
+                | Command::Presence { .. }
                 | Command::Attach { .. }
                 | Command::Authenticate { .. }
                 | Command::Refresh { .. },

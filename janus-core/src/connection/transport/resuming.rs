@@ -168,6 +168,7 @@ impl Transport {
         }
         let taken = self.answer_attach(own, joined, &answers);
         together.unlock();
+        self.note_all_present();
         // Another connection has taken over the session.
         for (topic, subscription) in taken {
             leave(&self.shared, &topic, subscription, Some(self.home));

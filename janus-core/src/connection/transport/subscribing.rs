@@ -7,6 +7,7 @@ use std::task::{self, Poll, ready};
 use actix::prelude::Request;
 use futures_util::FutureExt;
 
+use super::presence::no_presence;
 use super::resuming::{Replay, Replaying};
 use super::{CONTROL_TIMEOUT, Lengthy, Outcome, Step, Transport};
 use crate::accounts::Account;
@@ -28,6 +29,8 @@ pub(super) struct Asking {
     pub(super) id: RequestId,
     /// Whether the server subscribes the client without a request.
     pub(super) is_assigned: bool,
+    /// Whether the client watches the topic's presence.
+    pub(super) presence: bool,
 }
 
 /// A subscribe that waits for the answer of a running topic. Small, because all clients may subscribe at the same
@@ -49,6 +52,9 @@ pub(super) struct AskedPatiently {
 impl Transport {
     /// Asks the embedder's hook, if any, and then subscribes.
     pub(super) fn ask_to_subscribe(&mut self, asking: Box<Asking>) {
+        if asking.presence && !self.shared.topics.has_presence(&asking.name) {
+            return self.answer_error(no_presence(asking.id, &asking.name));
+        }
         self.note_since(&asking);
         let permission = self.permission_to_subscribe(&asking.name);
         match permission {
@@ -94,7 +100,7 @@ impl Transport {
             let message = "the limit of topics per client is reached; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
         }
-        if since.is_some() || is_assigned {
+        if since.is_some() || is_assigned || asking.presence {
             return self.find(asking);
         }
         let subscription = Some(Arc::new(self.subscription(name)));
@@ -149,7 +155,7 @@ impl Transport {
         if self.is_held() {
             return self.go_on_together(asking, topic);
         }
-        let Asking { name, since, id, is_assigned, .. } = &asking;
+        let Asking { name, since, id, is_assigned, presence, .. } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
@@ -188,6 +194,9 @@ impl Transport {
             self.note_not_resumed();
         }
         self.joined((Arc::clone(topic), subscription));
+        if *presence {
+            self.watch(topic);
+        }
     }
 
     pub(super) fn subscription(&self, topic: &TopicName) -> Subscription {
@@ -199,6 +208,7 @@ impl Transport {
     pub(super) fn joined(&self, joined: Joined) {
         self.session.forget_earlier(&joined.0.name, self.shared.config().max_topics_per_client - 1);
         self.note_joined(&joined.0.name);
+        self.note_present(&joined.0);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {

@@ -38,7 +38,8 @@ impl Link for ClusterLink {
             | Request::Read { topic, .. }
             | Request::Close { topic }
             | Request::Append { topic, .. }
-            | Request::Report { topic, .. } => self.slots[slot_of_topic(topic.as_str())],
+            | Request::Report { topic, .. }
+            | Request::Presence { topic, .. } => self.slots[slot_of_topic(topic.as_str())],
             Request::Beat { .. } | Request::Nodes { .. } => self.nodes,
             // Published on any server, heard on all.
             Request::Control { .. } => 0,

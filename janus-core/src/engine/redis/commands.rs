@@ -16,10 +16,11 @@ pub(super) enum Script {
     Open,
     Report,
     Nodes,
+    Presence,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 4] = [Self::Append, Self::Open, Self::Report, Self::Nodes];
+    pub(super) const ALL: [Self; 5] = [Self::Append, Self::Open, Self::Report, Self::Nodes, Self::Presence];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
@@ -27,6 +28,7 @@ impl Script {
             Self::Open => concat!(include_str!("scripts/prelude.lua"), include_str!("scripts/open.lua")),
             Self::Report => include_str!("scripts/report.lua"),
             Self::Nodes => include_str!("scripts/nodes.lua"),
+            Self::Presence => include_str!("scripts/presence.lua"),
         }
     }
 }
@@ -160,6 +162,29 @@ impl Commands {
         put_number(out, subscribers);
         put_valid(out, valid);
         put_number(out, state.map_or(0, |state| millis(state.saturating_add(PROLONG.min(state / 8)))));
+    }
+
+    pub(super) const PRESENCE_PARTS: usize = 3 + 1 + 4;
+
+    pub(super) fn put_presence(
+        &self,
+        out: &mut BytesMut,
+        topic: &str,
+        members: Option<&[u8]>,
+        known: u64,
+        valid: Duration,
+    ) {
+        self.put_call(out, Script::Presence, 1);
+        self.keys.of(topic).put_members(out);
+        put_hex(out, self.node.number());
+        put_number(out, known.min(LAST_NUMBER));
+        match members {
+            Some(members) => {
+                put_valid(out, valid);
+                put_part(out, members);
+            }
+            None => [b"0", &b""[..]].iter().for_each(|part| put_part(out, part)),
+        }
     }
 
     pub(super) const BEAT_PARTS: usize = 3 + 1 + 3;

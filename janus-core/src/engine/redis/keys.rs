@@ -106,6 +106,10 @@ impl TopicKeys<'_> {
         self.put(out, b'p', &[]);
     }
 
+    pub(super) fn put_members(&self, out: &mut BytesMut) {
+        self.put(out, b'm', &[]);
+    }
+
     /// The result of a publisher's key against repetitions.
     pub(super) fn put_result(&self, out: &mut BytesMut, key: &str) {
         self.put(out, b'i', &[":", key]);

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{Answer, AppendError, Keep, LAST_NUMBER, Link, LinkError, Outcome, Payload, Record, Request, What};
+use super::super::{
+    Answer, AppendError, Keep, LAST_NUMBER, Link, LinkError, NodePresence, Outcome, Payload, Record, Request, What,
+};
 use super::commands::{Append, Commands, Script, control_of};
 use super::opened::Opened;
 use super::record::{decimal, record_of};
@@ -37,6 +39,7 @@ pub(super) enum Note {
         subscribers: u64,
         valid: Duration,
     },
+    Presence(Presenting),
     Nodes {
         ask: u64,
     },
@@ -55,6 +58,16 @@ pub(super) struct Appending {
     count: u64,
     payload: Payload,
     key: Option<(String, Duration)>,
+}
+
+/// A request about the members of a topic.
+#[derive(Debug)]
+pub(super) struct Presenting {
+    topic: TopicName,
+    ask: u64,
+    members: Option<Bytes>,
+    known: u64,
+    valid: Duration,
 }
 
 #[derive(Debug)]
@@ -234,6 +247,13 @@ impl RedisLink {
         self.main.expect(Note::Report { topic, subscribers, valid });
     }
 
+    fn presence(&mut self, presenting: Presenting) {
+        let Presenting { topic, members, known, valid, .. } = &presenting;
+        let out = self.main.command(Commands::PRESENCE_PARTS);
+        self.commands.put_presence(out, topic.as_str(), members.as_deref(), *known, *valid);
+        self.main.expect(Note::Presence(presenting));
+    }
+
     fn nodes(&mut self, ask: u64) {
         self.commands.put_nodes(self.main.command(Commands::NODES_PARTS));
         self.main.expect(Note::Nodes { ask });
@@ -310,7 +330,13 @@ impl RedisLink {
             }
             Note::Read { topic, ask } => self.answers.push_back(Answer::Failed { topic, ask: Some(ask), message }),
             // The instance repeats each of these requests before long.
-            Note::Report { .. } | Note::Beat | Note::Nodes { .. } | Note::Control | Note::Load | Note::Check => {
+            Note::Report { .. }
+            | Note::Presence(_)
+            | Note::Beat
+            | Note::Nodes { .. }
+            | Note::Control
+            | Note::Load
+            | Note::Check => {
                 log::debug!("the engine refused {note:?}: {message}");
             }
         }
@@ -339,6 +365,10 @@ impl RedisLink {
             Note::Report { topic, subscribers, valid } => {
                 self.load(Script::Report);
                 self.report(topic, subscribers, valid);
+            }
+            Note::Presence(presenting) => {
+                self.load(Script::Presence);
+                self.presence(presenting);
             }
             Note::Nodes { ask } => {
                 self.load(Script::Nodes);
@@ -388,6 +418,7 @@ impl RedisLink {
                 let position = epoch.parse().ok().map(|epoch| Position { epoch, seq });
                 Answer::Reported { topic, position, subscribers }
             }
+            (Note::Presence(Presenting { topic, ask, .. }), Value::Array(parts)) => presence_of(topic, ask, parts)?,
             (Note::Nodes { ask }, Value::Array(parts)) => {
                 let mut texts = parts.iter().map(|part| part.as_text().map(|text| String::from_utf8_lossy(text)));
                 let mut nodes = Vec::new();
@@ -421,6 +452,10 @@ impl Link for RedisLink {
                 self.append(Appending { topic, keep, create, submission, count, payload, key });
             }
             Request::Report { topic, subscribers, valid } => self.report(topic.clone(), subscribers, valid),
+            Request::Presence { topic, ask, members, known, valid } => {
+                let (topic, members) = (topic.clone(), members.map(Bytes::copy_from_slice));
+                self.presence(Presenting { topic, ask, members, known, valid });
+            }
             Request::Beat { about, valid } => {
                 self.commands.put_beat(self.main.command(Commands::BEAT_PARTS), about, valid);
                 self.main.expect(Note::Beat);
@@ -499,6 +534,23 @@ fn outcome_of(text: &str) -> Option<Outcome> {
         ("absent", None) => Some(Outcome::Nobody),
         _ => None,
     }
+}
+
+/// The answer about the members of a topic: the version, whether this node's words are new, and of each other node the
+/// id, the milliseconds, and the words or nothing.
+fn presence_of(topic: TopicName, ask: u64, parts: Vec<Value>) -> Option<Answer> {
+    let mut texts = parts.into_iter().map(|part| if let Value::Text(text) = part { Some(text) } else { None });
+    let number = |texts: &mut dyn Iterator<Item = Option<Bytes>>| decimal(str::from_utf8(&texts.next()??).ok()?);
+    let (version, is_changed) = (number(&mut texts)?, number(&mut texts)? == 1);
+    let mut nodes = Vec::new();
+    while let Some(node) = texts.next() {
+        let node = str::from_utf8(&node?).ok()?.parse().ok()?;
+        let valid = Duration::from_millis(number(&mut texts)?);
+        let members = Some(texts.next()??).filter(|members| !members.is_empty());
+        nodes.push(NodePresence { node, valid, members });
+    }
+    nodes.sort_unstable_by_key(|presence| presence.node);
+    Some(Answer::Presence { topic, ask, version, is_changed, nodes })
 }
 
 /// The text of an entry of a stream: an id, and fields with values.

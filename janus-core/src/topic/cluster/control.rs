@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use crate::engine::{Link, NodeId, Request};
+use crate::wire::TopicName;
 
 /// From one sign of life of a node to the next, and from one look at the list of nodes to the next.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
@@ -25,6 +26,9 @@ const VALID: Duration = Duration::from_secs(15);
 /// Messages that wait for the link. A further message is refused, and the sender is told.
 const MOST_WAITING: usize = 256;
 
+/// Topics with new members in one message.
+const CHANGED_AT_ONCE: usize = 64;
+
 /// The part of the instance above, with the meaning of the messages.
 pub(crate) trait Voice: fmt::Debug + Send + Sync {
     /// The description of this node.
@@ -32,6 +36,9 @@ pub(crate) trait Voice: fmt::Debug + Send + Sync {
 
     /// The message with which this node comes to the cluster.
     fn hello(&self) -> Bytes;
+
+    /// The message that the members of these topics have changed on this node.
+    fn members_changed(&self, topics: &[TopicName]) -> Bytes;
 
     /// A message of another node. Returns the news about the list of nodes.
     fn hear(&self, from: NodeId, message: &[u8]) -> News;
@@ -123,7 +130,7 @@ impl Cluster {
         self.send(None, message);
     }
 
-    fn wake_exchange(&self) {
+    pub(super) fn wake_exchange(&self) {
         if let Some(shard) = self.shards.first() {
             shard.task.call();
         }
@@ -139,7 +146,8 @@ pub(super) struct Speaking {
 
 impl Speaking {
     /// Asks the link for everything that is to be said. `is_due` at each beat. Returns whether there was anything.
-    pub(super) fn speak(&mut self, link: &mut dyn Link, exchange: &Exchange, is_due: bool, limit: usize) -> bool {
+    pub(super) fn speak(&mut self, link: &mut dyn Link, cluster: &Cluster, is_due: bool, limit: usize) -> bool {
+        let exchange = &cluster.exchange;
         let Some(voice) = exchange.voice.get() else { return false };
         let is_leaving = exchange.is_leaving.load(Ordering::Relaxed);
         let is_new = !std::mem::replace(&mut self.has_begun, true);
@@ -159,6 +167,14 @@ impl Speaking {
         while link.backlog() <= limit {
             let Some((to, message)) = exchange.outgoing.lock().pop_front() else { break };
             link.request(Request::Control { to, message: &message });
+            any = true;
+        }
+        while link.backlog() <= limit {
+            let topics = cluster.changed.take(CHANGED_AT_ONCE);
+            if topics.is_empty() {
+                break;
+            }
+            link.request(Request::Control { to: None, message: &voice.members_changed(&topics) });
             any = true;
         }
         if exchange.is_stale.swap(false, Ordering::Relaxed) || is_due || is_new {

@@ -228,6 +228,7 @@ impl Serving<'_> {
             }
         }
         let mut asked = self.ask();
+        asked = asked.and(self.present());
         asked.any |= self.speak(cx);
         asked = asked.and(self.report(cx));
         // Written at once. An answer at hand comes in the next turn.
@@ -261,6 +262,21 @@ impl Serving<'_> {
             asked.any = true;
             let requests = topic.take_requests(self.number, self.cluster, self.shared);
             self.request(&topic, &requests);
+        }
+        asked.more = true;
+        asked
+    }
+
+    /// Makes the requests about members, as far as the link has room.
+    fn present(&mut self) -> Asked {
+        let mut asked = Asked::default();
+        let limit = self.shared.config().engine_buffer_bytes;
+        let mut portion = Portion::new();
+        while portion.has_room() {
+            if self.link.backlog() > limit || !self.shard.present_next(&mut *self.link, self.cluster, self.shared) {
+                return asked;
+            }
+            asked.any = true;
         }
         asked.more = true;
         asked
@@ -301,6 +317,9 @@ impl Serving<'_> {
         };
         for topic in topics.iter().filter(|topic| std::ptr::eq(self.cluster.shard(topic), self.shard)) {
             topic.follow_link(self.number, self.cluster);
+            if let Some(presence) = &topic.presence {
+                presence.call(topic, true, self.shared);
+            }
         }
         true
     }
@@ -341,6 +360,9 @@ impl Serving<'_> {
             Answer::Reported { topic, position, subscribers } => {
                 on(topic.as_str(), &mut |topic| topic.reported(position, subscribers, cluster, shared));
             }
+            Answer::Presence { topic, ask, version, is_changed, nodes } => {
+                cluster.presented((&topic, ask), (version, is_changed), nodes, shared);
+            }
             Answer::Nodes { nodes, .. } => cluster.exchange.heard_nodes(nodes),
             Answer::Control { from, message } => {
                 cluster.exchange.hear(from, &message);
@@ -359,7 +381,7 @@ impl Serving<'_> {
             let _ = beat.as_mut().poll(cx);
         }
         let limit = self.shared.config().engine_buffer_bytes;
-        speaking.speak(&mut *self.link, &self.cluster.exchange, is_due, limit)
+        speaking.speak(&mut *self.link, self.cluster, is_due, limit)
     }
 
     /// Reports topics of the present part of the round.

@@ -12,6 +12,7 @@
 //! | `control.rs` | queue | messages between nodes, and what nodes say of themselves |
 //! | `figures.rs` | figures | what the engine costs, and which of its links are up |
 //! | `link.rs` | task | the links to the engine |
+//! | `members.rs` | queue | requests and questions about the members of topics |
 //! | `opening.rs` | rules | nothing: how a topic becomes ready for a subscriber |
 //! | `records.rs` | rules | nothing: how records become messages |
 //! | `submitting.rs` | rules | nothing: how messages go to the engine |
@@ -24,6 +25,7 @@ mod clustered;
 mod control;
 mod figures;
 mod link;
+mod members;
 mod opening;
 mod records;
 mod submitting;
@@ -61,6 +63,10 @@ pub(crate) struct Cluster {
     submissions: AtomicU64,
     watch: Watch,
     pub(crate) exchange: Exchange,
+    /// Questions about members without an answer.
+    questions: members::Questions,
+    /// Topics whose change the other nodes are to be told of.
+    changed: members::Changed,
     pub(crate) figures: EngineFigures,
 }
 
@@ -69,6 +75,8 @@ pub(crate) struct Cluster {
 struct Shard {
     /// Topics with a request, each at most once ([`Clustered`] knows), so at most `max_topics`.
     ready: Mutex<VecDeque<Arc<TopicState>>>,
+    /// Requests about members.
+    presenting: members::Waiting,
     /// The task of the link.
     task: Called,
     /// The number of the link that is up; 0 while no link is up.
@@ -127,6 +135,8 @@ impl Cluster {
             submissions: AtomicU64::new(0),
             watch: Watch::default(),
             exchange: Exchange::default(),
+            questions: members::Questions::default(),
+            changed: members::Changed::default(),
             figures: EngineFigures::default(),
         }
     }
@@ -249,7 +259,7 @@ fn keep(topic: &TopicName, config: &Config) -> Keep {
 
 impl Topics {
     /// The cluster, for a topic that the engine numbers.
-    pub(super) fn cluster_of(&self, topic: &TopicName) -> Option<&Arc<Cluster>> {
+    pub(in crate::topic) fn cluster_of(&self, topic: &TopicName) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref().filter(|_| self.config().namespace(topic.as_str()).clustered)
     }
 

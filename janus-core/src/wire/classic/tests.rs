@@ -79,7 +79,7 @@ fn topic(name: &str) -> TopicName {
 }
 
 fn subscribe(name: &str) -> Result<Command, FrameError> {
-    Ok(Command::Subscribe { topic: topic(name), since: None, horizon: None, id: None })
+    Ok(Command::Subscribe { topic: topic(name), since: None, horizon: None, presence: false, id: None })
 }
 
 mod framing {

@@ -110,10 +110,40 @@ mod requests {
     use super::*;
 
     #[test]
+    fn a_client_asks_for_presence_with_a_subscribe_or_alone() {
+        let watches = |presence: &str| match decoded(&format!(r#"{{"type":"subscribe","topic":"t"{presence}}}"#)) {
+            Ok(Command::Subscribe { presence, .. }) => presence,
+            other => panic!("{other:?}"),
+        };
+        assert!(watches(r#","presence":true"#));
+        for none in ["", r#","presence":false"#, r#","presence":null"#] {
+            assert!(!watches(none), "{none}");
+        }
+        assert_eq!(
+            decoded(r#"{"type":"presence","id":4,"topic":"t"}"#),
+            Ok(Command::Presence { topic: topic("t"), id: Some(4) })
+        );
+        for (text, code) in [
+            (r#"{"type":"subscribe","id":3,"topic":"t","presence":1}"#, ErrorCode::BadRequest),
+            (r#"{"type":"subscribe","id":3,"topic":"t","presence":true,"presence":false}"#, ErrorCode::DuplicateKey),
+            (r#"{"type":"presence","id":3}"#, ErrorCode::BadTopic),
+        ] {
+            assert_eq!(refused(text), (code, Some(3)), "{text}");
+        }
+        assert!(decoded(r#"{"type":"publish","topic":"t","data":1,"presence":1}"#).is_ok(), "unknown there");
+    }
+
+    #[test]
     fn subscribe_and_unsubscribe_name_a_topic() {
         assert_eq!(
             decoded(&client::subscribe(Some(7), "caf\u{e9} \"x\"", None)),
-            Ok(Command::Subscribe { topic: topic("café \"x\""), since: None, horizon: None, id: Some(7) })
+            Ok(Command::Subscribe {
+                topic: topic("café \"x\""),
+                since: None,
+                horizon: None,
+                presence: false,
+                id: Some(7)
+            })
         );
         assert_eq!(
             decoded(r#"{"topic":"\u0074","type":"unsubscribe"}"#),
@@ -165,7 +195,7 @@ mod requests {
         let since = Some(Since::Position(Position { epoch: EPOCH, seq: u64::MAX }));
         assert_eq!(
             decoded(&client::subscribe(None, "t", since)),
-            Ok(Command::Subscribe { topic: topic("t"), since, horizon: None, id: None })
+            Ok(Command::Subscribe { topic: topic("t"), since, horizon: None, presence: false, id: None })
         );
         for (text, since) in [(r#""start""#, Since::Start), (r#""l\u0061st""#, Since::Last)] {
             let asked = decoded(&format!(r#"{{"type":"subscribe","topic":"t","since":{text}}}"#));
@@ -199,7 +229,8 @@ mod requests {
     fn a_request_id_is_a_number_within_the_range_of_javascript() {
         let subscribe = |id: &str| format!(r#"{{"type":"subscribe","topic":"t","id":{id}}}"#);
         for id in [0, 1, MAX_REQUEST_ID] {
-            let expected = Command::Subscribe { topic: topic("t"), since: None, horizon: None, id: Some(id) };
+            let expected =
+                Command::Subscribe { topic: topic("t"), since: None, horizon: None, presence: false, id: Some(id) };
             assert_eq!(decoded(&subscribe(&id.to_string())), Ok(expected));
         }
         for id in ["9007199254740992", "-1", "1.0", "1e3", "\"1\"", "[1]"] {
@@ -531,6 +562,38 @@ mod events {
     }
 
     #[test]
+    fn presence_is_a_count_and_perhaps_a_list() {
+        let (topic, members) = (topic("t"), [crate::wire::Member::new("a", Some("[1.0]"))]);
+        let (topic, some) = (&topic, Some(&members[..]));
+        let of = |event: ServerEvent<'_>| {
+            let mut out = BytesMut::new();
+            encode(&event, &mut out);
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        let list = r#""members":[{"user":"a","info":[1.0]}]}"#;
+        for (event, expected) in [
+            (
+                ServerEvent::Presence { id: Some(1), topic, count: 2, members: some },
+                format!(r#"{{"type":"presence","id":1,"topic":"t","count":2,{list}"#),
+            ),
+            (
+                ServerEvent::Presence { id: None, topic, count: 2, members: None },
+                r#"{"type":"presence","topic":"t","count":2}"#.to_owned(),
+            ),
+            (
+                ServerEvent::Joined { topic, count: 2, members: &members },
+                format!(r#"{{"type":"joined","topic":"t","count":2,{list}"#),
+            ),
+            (
+                ServerEvent::Left { topic, count: 2, members: &[] },
+                r#"{"type":"left","topic":"t","count":2,"members":[]}"#.to_owned(),
+            ),
+        ] {
+            assert_eq!(of(event), expected);
+        }
+    }
+
+    #[test]
     fn a_client_returns_unknown_frames_unchanged() {
         for text in ["", "{}", "[1]", r#"{"type":"news"}"#, r#"{"type":"gap","topic":"t"}"#, r#"{"type":"welcome"}"#] {
             assert_eq!(ServerFrame::parse(text), ServerFrame::Unknown(text));
@@ -579,7 +642,7 @@ proptest! {
         let since = since.map(|(epoch, seq)| Since::Position(Position { epoch: Epoch::new(epoch), seq }));
         prop_assert_eq!(
             decoded(&client::subscribe(id, &name, since)),
-            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, id })
+            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: false, id })
         );
         prop_assert_eq!(
             decoded(&client::unsubscribe(id, &name)),

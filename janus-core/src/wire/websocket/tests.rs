@@ -50,7 +50,13 @@ fn subscribe_text(len: usize) -> String {
 }
 
 fn subscribed() -> Result<Command, FrameError> {
-    Ok(Command::Subscribe { topic: TopicName::new("t", 255).unwrap(), since: None, horizon: None, id: None })
+    Ok(Command::Subscribe {
+        topic: TopicName::new("t", 255).unwrap(),
+        since: None,
+        horizon: None,
+        presence: false,
+        id: None,
+    })
 }
 
 fn opened() -> Result<Command, FrameError> {
@@ -325,7 +331,7 @@ mod group_6_utf8 {
     fn valid_text_is_taken_with_a_cut_at_any_byte() {
         let text = "{\"type\":\"subscribe\",\"topic\":\"Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀\"}";
         let topic = TopicName::new("Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀", 255).unwrap();
-        let expected = [Ok(Command::Subscribe { topic, since: None, horizon: None, id: None })];
+        let expected = [Ok(Command::Subscribe { topic, since: None, horizon: None, presence: false, id: None })];
         assert_eq!(decode(&[client::fragmented_text(text, MASK, 1)]), expected);
         for cut in 0..=text.len() {
             let (one, two) = text.as_bytes().split_at(cut);

@@ -72,6 +72,8 @@ pub(super) struct Said {
     user: Option<String>,
     #[serde(default)]
     claims: serde_json::Value,
+    #[serde(default)]
+    info: serde_json::Value,
     subscribe: Option<Vec<String>>,
     publish: Option<Vec<String>>,
     #[serde(default)]
@@ -120,6 +122,7 @@ impl Said {
         let topics = topics.map_err(|_| "topics: expected names of topics")?;
         let mut identity = Identity::user(user)
             .claims(self.claims)
+            .info(self.info)
             .topics(topics)
             .subscribe(grant(self.subscribe.as_deref()).ok_or("subscribe: expected at most 100 patterns of topics")?)
             .publish(grant(self.publish.as_deref()).ok_or("publish: expected at most 100 patterns of topics")?);
@@ -158,12 +161,13 @@ mod tests {
     #[test]
     fn an_answer_becomes_an_identity() {
         let identity = said(
-            r#"{"allow":true,"user":"alice","claims":{"team":7},"subscribe":["chat:*"],"publish":[],"topics":["user:alice"],
+            r#"{"allow":true,"user":"alice","claims":{"team":7},"info":{"name":"Alice"},"subscribe":["chat:*"],"publish":[],"topics":["user:alice"],
                "expires":1800000000,"later":[]}"#,
         )
         .identity()
         .unwrap();
         assert_eq!((&*identity.user, identity.claims["team"].as_u64()), ("alice", Some(7)));
+        assert_eq!(identity.info, serde_json::json!({"name": "Alice"}));
         let topic = |name| TopicName::new(name, 255).unwrap();
         assert_eq!(identity.subscribe.decide(&topic("chat:lobby")), Some(true));
         assert_eq!(identity.subscribe.decide(&topic("news")), Some(false));

@@ -28,6 +28,8 @@ pub(super) struct Rights {
     pub(super) publish: Option<Vec<String>>,
     pub(super) topics: Vec<String>,
     pub(super) claims: Value,
+    /// For other clients, in presence.
+    pub(super) info: Value,
 }
 
 /// The last second of the year 9999. A later time is a mistake, most often milliseconds in place of seconds, and such a
@@ -86,7 +88,7 @@ impl Rights {
     pub(super) fn read(value: Value) -> Result<Self, TokenError> {
         const EXPECTED: TokenError = TokenError::Claim {
             claim: "janus",
-            expected: "an object with the keys subscribe, publish, topics and claims, each of them optional",
+            expected: "an object with the keys subscribe, publish, topics, claims and info, each of them optional",
         };
         let Value::Object(mut entries) = value else { return Err(EXPECTED) };
         let rights = Self {
@@ -94,6 +96,7 @@ impl Rights {
             publish: list(&mut entries, "publish", "janus.publish")?,
             topics: list(&mut entries, "topics", "janus.topics")?.unwrap_or_default(),
             claims: entries.remove("claims").unwrap_or_default(),
+            info: entries.remove("info").unwrap_or_default(),
         };
         if entries.is_empty() { Ok(rights) } else { Err(EXPECTED) }
     }

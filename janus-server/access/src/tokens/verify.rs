@@ -195,7 +195,8 @@ impl Rules {
             .subscribe(grant(rights.subscribe, "janus.subscribe", &self.subscribe)?)
             .publish(grant(rights.publish, "janus.publish", &self.publish)?)
             .topics(topics(&rights.topics)?)
-            .claims(rights.claims);
+            .claims(rights.claims)
+            .info(rights.info);
         if let Some(end) = claims.end() {
             identity = identity.expires(end);
         }

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use futures_util::future::LocalBoxFuture;
 use janus_core::engine::{self, Engine, Link, LinkError, NodeId};
-use janus_core::{Builder, Config, Namespace};
+use janus_core::{Builder, Config, Namespace, Presence};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -49,12 +49,12 @@ struct Server {
     reloader: Option<(Reloader, TempDir)>,
 }
 
-/// Every topic keeps history, except those of the namespace `plain`.
+/// Every topic has history and presence, except those of the namespace `plain`.
 fn settings() -> Settings {
     let core = Config {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         http_listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-        default_namespace: Namespace { history: true, ..Namespace::default() },
+        default_namespace: Namespace { history: true, presence: Presence::Members, ..Namespace::default() },
         namespaces: [("plain".to_owned(), Namespace::default())].into(),
         ..Config::default()
     };

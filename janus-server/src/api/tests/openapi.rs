@@ -56,6 +56,7 @@ async fn good_request(
         "/api/revoke" => json!({"jti": "f81d4fae", "until": 4_000_000_000_u64}),
         "/api/log" if method == "put" => json!({"level": "debug", "target": "a::b", "for": "1 m"}),
         "/api/log" if method == "delete" => return (format!("{path}?target=a::b"), None),
+        "/api/presence" => return (format!("{path}?topic=news"), None),
         "/api/topics" | "/api/connections" => return (format!("{path}?limit=5&after="), None),
         "/api/events" => return (format!("{path}?view=topics%3Fsort%3Drate&view=stats%3Fsamples%3D2"), None),
         "/api/subscribe" => return (format!("{path}?topic=news"), None),
@@ -138,6 +139,9 @@ impl Servers {
             }
             ("401", _) => (&self.keyed, good),
             ("403", _) => (&self.closed, good),
+            ("404", _) if path == "/api/presence" => {
+                (&self.open, request(method, &format!("{path}?topic=plain:a"), &[], ""))
+            }
             ("404", _) if path == "/api/history" => (&self.open, post(path, &[], r#"{"topic":"plain:a"}"#)),
             ("404", _) => (&self.open, post(path, &[], r#"{"connection":9007199254740991,"reconnect":true}"#)),
             ("408", _) => (&self.hurried, good[..good.len() - 1].to_vec()),
