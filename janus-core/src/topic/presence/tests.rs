@@ -25,7 +25,7 @@ const QUEUE_BYTES: usize = 4 * 1_024;
 impl Reader {
     fn new(id: u64) -> Self {
         let terms = Terms::in_tests(usize::MAX, QUEUE_BYTES);
-        let codec = terms.codecs.register(&(Arc::new(WebSocket) as Arc<dyn Codec>)).unwrap();
+        let codec = terms.codecs.register(&(Arc::new(WebSocket::v1()) as Arc<dyn Codec>)).unwrap();
         let (stream, server) = tokio::io::duplex(1 << 20);
         let link = Stream::new(Box::pin(server), Peer::Local);
         Self { slot: Arc::new(Slot::new(id, None, link, codec, Arc::default(), &terms)), stream }
