@@ -28,9 +28,7 @@ export class JanusError extends Error {
 }
 
 /**
- * Exceptions of handlers are reported.
- *
- * @typedef {object} Handlers of a topic
+ * @typedef {object} Handlers of a topic; their exceptions are reported
  * @property {"start" | "last"} [since] what is kept, or its last message, first
  * @property {({topic, seq, time, event, messageId, data}) => void} [message] bytes as a Uint8Array
  * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
@@ -39,11 +37,11 @@ export class JanusError extends Error {
  * @property {(error: JanusError) => void} [error] final from code 4400 on
  *
  * @typedef {object} Options
- * @property {string | function} [auth] for the server's hook; a function, even async, is called each time
+ * @property {string | function} [auth] for the server's hook; a function is called each time
  * @property {() => Promise<string>} [getToken] for `auth`: called once for each token
  * @property {(topic) => Handlers} [assigned] for topics not asked for
- * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting` again, or `closed`,
- *   after `close()` or a code from 4400 on; `error.cause` is the exception of `auth`
+ * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting`, or `closed`: by `close()` or a
+ *   code from 4400 on; `error.cause` is the exception of `auth`
  * @property {(error: JanusError) => void} [error] errors of the server about no request
  * @property {number} [heartbeatMs] silence before a ping (20 s)
  * @property {number} [timeoutMs] for the pong, for `auth`, and for connecting (10 s)
@@ -204,15 +202,15 @@ export class Janus {
     if (!this.#socket) return;
     feed.asking = true;
     const failed = (error) => {
-      if (!error.code || feed.ended) return; // The next connection asks again.
+      if (!error.code || feed.ended) return; // Asked anew on the next.
       // The handler may subscribe anew.
       if (error.code >= FINAL) this.#drop(feed);
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
     };
     const { topic, handlers, position: since = handlers.since } = feed;
-    const presence = handlers.presence && true;
-    this.#request({ type: "subscribe", topic, since, presence }, (frame) => feed.subscribed(frame), failed);
+    const frame = { type: "subscribe", topic, since, presence: !!handlers.presence };
+    this.#request(frame, (answer) => feed.subscribed(answer), failed);
   }
 
   #drop(feed) {

@@ -278,6 +278,8 @@ pub(super) async fn a_request_publishes_by_the_right_of_its_client(start: Start)
         let posted = post(&site, body, headers).await;
         assert!(posted.starts_with(&format!("HTTP/1.1 {status} ")) && posted.contains(code), "{posted}");
     }
+    let (_, answer) = ask(&site, "/api/publish", "", "\"}}").await;
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.to_lowercase().contains("allow: post\r\n"), "{answer}");
     reader.expect_no_message().await;
     until_there_is(&site.janus, 1).await;
     site.stop().await;

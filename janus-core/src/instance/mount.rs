@@ -29,7 +29,9 @@ use crate::wire::{Decoder, HttpError, HttpRequest, Peer, Refusal, Refusing};
 /// `janus-axum` and `janus-actix-web` mount it in those frameworks; an adapter for another server needs what they use: the
 /// head of each request as an [`HttpRequest`], and the address of its peer. The program's own middleware runs before, and
 /// may say who the client is. Then the connection is like any other of the instance: the same limits, heartbeats, policies
-/// for slow clients, hooks, figures and drain; trusted proxies name the client, and pages of other origins are refused.
+/// for slow clients, hooks, figures and drain; trusted proxies name the client, and pages of other origins than those of
+/// [`Config::allowed_origins`](crate::Config::allowed_origins) are refused. One protection of Janus's own port is left to the
+/// program: a program on loopback alone should refuse a `Host` that is no name of its own, against DNS rebinding.
 ///
 /// A mount keeps the instance running, like any other handle.
 ///

@@ -37,6 +37,13 @@ impl Answer {
         Self { status: 200, headers, body: Body::whole(body.into()) }
     }
 
+    /// The same answer with another value of a header.
+    pub(super) fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.retain(|(other, _)| other != name);
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The answer in a whole response.
     pub(super) fn of(response: &Bytes) -> Self {
         match Head::parse(response) {

@@ -33,6 +33,10 @@ impl Mount {
     pub async fn publish(&self, request: HttpRequest, body: &[u8], peer: Peer, identity: Option<Identity>) -> Answer {
         let port = &self.janus.inner.shared.http_port;
         let refused = |error: &HttpError| Answer::of(&port.refusal(error, &request));
+        if request.method != "POST" {
+            let answer = refused(&HttpError::new(405, "method_not_allowed", "this path accepts POST"));
+            return answer.with_header("allow", "POST");
+        }
         let (topic, publication) = match port.submitted(&request, body, &self.janus.limits()) {
             Ok(submitted) => submitted,
             Err(response) => return Answer::of(&response),

@@ -49,7 +49,7 @@ impl HttpPort {
         Ok((usize::from(native), decoder))
     }
 
-    /// The message of a request that publishes, with its body.
+    /// The message of a `POST` that publishes, with its body.
     ///
     /// # Errors
     ///
@@ -61,11 +61,7 @@ impl HttpPort {
         limits: &Limits,
     ) -> Result<(TopicName, Publication), Bytes> {
         let checked = self.0.rules.load().allowed_origins.check(request);
-        let checked = checked.and_then(|()| match &*request.method {
-            "POST" => check_head(request),
-            _ => Err(HttpError::new(405, "method_not_allowed", "this path accepts POST")),
-        });
-        let read = checked.and_then(|content| {
+        let read = checked.and_then(|()| check_head(request)).and_then(|content| {
             if body.len() > limits.max_frame_bytes {
                 let message = format!("the body is longer than the limit of {} bytes", limits.max_frame_bytes);
                 return Err(HttpError::new(413, ErrorCode::FrameTooLarge.as_str(), message));
