@@ -3,6 +3,7 @@
 use janus_access::tokens::{Algorithm, SigningKey};
 
 use super::*;
+use crate::cli_run::{assert_exit, janus, text};
 use crate::tokens::{Socket, token};
 
 /// Nodes whose topics list their users, and the key of the users' tokens.
@@ -100,6 +101,16 @@ async fn members_of_one_node_are_seen_on_all_and_leave_with_their_node() {
     for node in [&one, &two, &three] {
         until_present(node, &["alice", "bob"]).await;
     }
+    let server = format!("http://{}", one.http);
+    let output = janus(&["presence", "news", "--server", &server]).env("JANUS_API_KEY", KEY).output().unwrap();
+    assert_exit(&output, 0);
+    let lines: Vec<_> = text(&output.stdout).lines().map(|line| line.trim_end().to_owned()).collect();
+    assert_eq!(lines, ["USER   INFO", "alice", "bob"]);
+    assert!(text(&output.stderr).contains("members: 2"), "{}", text(&output.stderr));
+    let output =
+        janus(&["presence", "news", "--json", "--server", &server]).env("JANUS_API_KEY", KEY).output().unwrap();
+    let answer: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+    assert_eq!((&answer["topic"], &answer["count"]), (&json!("news"), &json!(2)));
     drop(tab);
     let carol = cluster.client(&two, "carol", false).await;
     until_told(&mut watcher, "joined", "carol").await;

@@ -14,7 +14,7 @@ fn claim(claim: &'static str, expected: &'static str) -> Result<(), TokenError> 
 
 const TIME: &str = "seconds since 1970, up to the year 9999; not milliseconds";
 const USER: &str = "the user's name: 1 to 1,024 bytes without control characters";
-const JANUS: &str = "an object with the keys subscribe, publish, topics and claims, each of them optional";
+const JANUS: &str = "an object with the keys subscribe, publish, topics, claims and info, each of them optional";
 
 /// The good claims with a change.
 fn with(key: &SigningKey, change: Value) -> String {
@@ -226,9 +226,12 @@ async fn absent_rights_mean_what_the_rules_say() {
     assert_eq!(verify(&tokens, &long).await, Err(expected), "such a token could not be revoked");
     let full = json!({"sub": "alice", "exp": NOW + 1, "janus": {
         "subscribe": [], "publish": ["chat:*"], "topics": ["user:alice:inbox"], "claims": {"team": 7},
+        "info": {"name": "Alice"},
     }});
     let full = verify(&tokens, &token(&key, &full)).await.unwrap();
     assert_eq!((full.subscribe, full.claims), (Grant::None, json!({"team": 7})));
+    assert_eq!(full.info, json!({"name": "Alice"}), "what others may see, and nothing else");
+    assert!(bare.info.is_null());
     assert_eq!(full.publish, Grant::from(janus_core::hooks::Patterns::new(["chat:*"]).unwrap()));
     assert_eq!(full.topics[0].as_str(), "user:alice:inbox");
     assert_eq!(full.expires, Some(now() + Duration::from_secs(1)));
