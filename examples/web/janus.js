@@ -1,5 +1,5 @@
 /**
- * A client of Janus (docs/PROTOCOL.md) wherever `WebSocket` exists.
+ * A client of Janus (docs/PROTOCOL.md).
  *
  *     const janus = new Janus("ws://localhost:8080/ws");
  *     janus.subscribe("news", { message: (m) => show(m.data), gap: () => loadAllAnew() });
@@ -13,7 +13,7 @@ const WAIT_MS = 1_000;
 const WAIT_MAX_MS = 30_000;
 const STABLE_MS = 10_000;
 const PENDING_MAX = 256;
-const FINAL = 4400; // and above
+const FINAL = 4400;
 const EXPIRED = 4418; // not final with `getToken`
 
 /**
@@ -29,9 +29,9 @@ export class JanusError extends Error {
 
 /**
  * @typedef {object} Handlers of a topic; their exceptions are reported
- * @property {"start" | "last"} [since] what is kept, or its last message, first
+ * @property {"start" | "last"} [since] all kept messages first, or the last
  * @property {({topic, seq, time, event, messageId, data}) => void} [message] bytes as a Uint8Array
- * @property {({topic, from, to, unknown}) => void} [gap] `from` to `to` are missing; both are null if `unknown`
+ * @property {({topic, from, to, unknown}) => void} [gap] missing, both included; null if `unknown`
  * @property {({topic, epoch, seq, resumed, missed}) => void} [subscribed] on each connection
  * @property {({type, count, members}) => void} [presence] all members, then who `joined` or `left`
  * @property {(error: JanusError) => void} [error] final from code 4400 on
@@ -40,11 +40,11 @@ export class JanusError extends Error {
  * @property {string | function} [auth] for the server's hook; a function is called each time
  * @property {() => Promise<string>} [getToken] for `auth`: called once for each token
  * @property {(topic) => Handlers} [assigned] for topics not asked for
- * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting`, or `closed`: by `close()` or a
- *   code from 4400 on; `error.cause` is the exception of `auth`
- * @property {(error: JanusError) => void} [error] errors of the server about no request
+ * @property {(state, {retryInMs, error}) => void} [state] `connected`, `waiting`, `connecting`, or `closed`: by `close()` or
+ *   from code 4400 on; `error.cause` is the exception of `auth`
+ * @property {(error: JanusError) => void} [error] errors about no request
  * @property {number} [heartbeatMs] silence before a ping (20 s)
- * @property {number} [timeoutMs] for the pong, for `auth`, and for connecting (10 s)
+ * @property {number} [timeoutMs] for pongs, `auth` and connecting (10 s)
  */
 
 export class Janus {
@@ -59,7 +59,7 @@ export class Janus {
   #requests = new Map();
   #lastId = 0;
   #attempts = 0;
-  #sentAway; // By the server.
+  #sentAway;
   #timer;
   #token;
   #expired;
@@ -93,7 +93,6 @@ export class Janus {
     return new Promise((done, failed) => this.#request(frame, done, failed));
   }
 
-  /** For good. */
   close() {
     this.#end();
   }
@@ -142,7 +141,8 @@ export class Janus {
     this.#renewal = setTimeout(this.#renew, Math.max(WAIT_MS, Math.min(ms, 2e9)));
   }
 
-  #expires({ expires_ms: ms }) {
+  #expires({ expires_ms: ms }, token = this.#token) {
+    this.#token = token;
     this.#renewals = 0;
     if (this.#token && ms) this.#renewIn(ms * (0.9 - Math.random() / 5));
   }
@@ -150,10 +150,7 @@ export class Janus {
   #renew = () => {
     const again = this.#ifCurrent(() => this.#renewIn(backOff(++this.#renewals)));
     const send = (auth) => {
-      const renewed = (frame) => {
-        this.#token = auth;
-        this.#expires(frame);
-      };
+      const renewed = (frame) => this.#expires(frame, auth);
       if (auth) this.#request({ type: "refresh", auth }, renewed, again);
     };
     this.#newToken().then(this.#ifCurrent(send)).catch(again);
@@ -202,9 +199,8 @@ export class Janus {
     if (!this.#socket) return;
     feed.asking = true;
     const failed = (error) => {
-      if (!error.code || feed.ended) return; // Asked anew on the next.
-      // The handler may subscribe anew.
-      if (error.code >= FINAL) this.#drop(feed);
+      if (!error.code || feed.ended) return; // Asked anew.
+      if (error.code >= FINAL) this.#drop(feed); // The handler may subscribe anew.
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
     };
@@ -314,7 +310,7 @@ class Feed {
   message({ message_id: messageId, data_base64: text, ...message }) {
     if (message.seq <= this.position.seq) return;
     this.position.seq = message.seq;
-    if (text !== undefined) message.data = Uint8Array.from(atob(text), (byte) => byte.charCodeAt());
+    if (text !== undefined) message.data = Uint8Array.from(atob(text), (b) => b.charCodeAt());
     this.tell("message", { ...message, messageId });
   }
 

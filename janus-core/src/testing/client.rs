@@ -505,7 +505,9 @@ impl TestClient {
                 }
                 ServerFrame::Pong(_) => continue,
                 ServerFrame::Close { code, .. } => Received::Closed(TestClosed { error: String::new(), code }),
-                ServerFrame::Binary(_) | ServerFrame::Unexpected => panic!("the server has sent a frame that is none of janus.v1.json"),
+                ServerFrame::Binary(_) | ServerFrame::Unexpected => {
+                    panic!("the server has sent a frame that is none of janus.v1.json")
+                }
             };
             if self.seen.len() == SHOWN {
                 self.seen.pop_front();
