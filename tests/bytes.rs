@@ -254,19 +254,19 @@ async fn bytes_are_no_value_of_a_typed_topic() {
 }
 
 /// Lets through what begins with a zero, and reports what it has seen.
-struct Picky(mpsc::UnboundedSender<(String, Option<Vec<u8>>)>);
+struct Picky(mpsc::Sender<(String, Option<Vec<u8>>)>);
 
 impl Hooks for Picky {
     async fn authorize_publish(&self, _: &Publisher, _: &TopicName, publication: &Publication) -> Result<(), Denied> {
         let bytes = publication.base64().map(Base64::decode);
-        self.0.send((publication.data().to_owned(), bytes.clone())).unwrap();
+        self.0.try_send((publication.data().to_owned(), bytes.clone())).unwrap();
         if bytes.is_some_and(|bytes| bytes.first() == Some(&0)) { Ok(()) } else { Err(Denied::new("not a frame")) }
     }
 }
 
 #[tokio::test]
 async fn a_hook_sees_the_bytes_that_a_client_wants_to_publish() {
-    let (sender, mut seen) = mpsc::unbounded_channel();
+    let (sender, mut seen) = mpsc::channel(2);
     let config = Config { listen: vec![], http_listen: vec![crate::support::own_address()], ..Config::default() };
     let janus = Janus::builder().config(config).hooks(Picky(sender)).start().await.unwrap();
     let mut client = Socket::open(janus.local_addrs()[0]).await;

@@ -397,7 +397,7 @@ fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
 }
 
 fn text_bytes(message: &Delivery) -> usize {
-    let payload = message.base64().map_or(message.data(), Base64::as_str);
+    let payload = message.base64().map_or_else(|| message.data(), Base64::as_str);
     message.event().len() + message.message_id().len() + payload.len()
 }
 
