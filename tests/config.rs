@@ -186,6 +186,7 @@ fn a_namespace_shows_its_own_and_its_inherited_values() {
     let expected = [
         format!("[namespace.quotes]  # {}", place(3)),
         "client_publish_rate = 0  # inherited, default".to_owned(),
+        "presence = \"off\"  # inherited, default".to_owned(),
         "clustered = true  # inherited, default".to_owned(),
         format!("history = true  # {}", place(4)),
         format!("history_messages = 7  # inherited, {}", place(1)),

@@ -199,13 +199,13 @@ export class Janus {
     if (!this.#socket) return;
     feed.asking = true;
     const failed = (error) => {
-      if (!error.code || feed.ended) return; // Asked anew.
+      if (!error.code || feed.ended) return;
       if (error.code >= FINAL) this.#drop(feed); // The handler may subscribe anew.
       else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
       call(feed.handlers, "error", error);
     };
     const { topic, handlers, position: since = handlers.since } = feed;
-    const frame = { type: "subscribe", topic, since, presence: !!handlers.presence };
+    const frame = { type: "subscribe", topic, since, presence: handlers.presence && true };
     this.#request(frame, (answer) => feed.subscribed(answer), failed);
   }
 

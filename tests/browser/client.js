@@ -794,7 +794,9 @@ const tests = {
     });
     last().welcomes();
     last().subscribes(0);
-    last().message(1, 2, 4, 5);
+    last().message(1, 2);
+    last().says({ type: "gap", topic: "t", epoch: "a", from: 3, to: 3 });
+    last().message(4, 5);
     equal(
       [heard, uncaught],
       [
