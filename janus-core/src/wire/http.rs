@@ -113,6 +113,9 @@ impl Rules {
     }
 }
 
+/// The path of event streams.
+const EVENTS: &str = "/events";
+
 /// The number of forms of an event stream. In [`Codec::successors`], the event streams follow the WebSockets, and the codec of
 /// last answers follows the event streams.
 const FORMS: usize = 4;
@@ -134,8 +137,8 @@ impl HttpPort {
             .websocket(PathPattern::exact("/ws"), Endpoint::new(WebSocket::v1()).or(WebSocket::new(Cbor)))
     }
 
-    /// Adds the protocols of WebSockets at other paths. Where several patterns fit a path, the earliest counts, and the paths
-    /// of the port itself come first.
+    /// Adds the protocols of WebSockets at other paths. Where several patterns fit a path, the earliest counts; `/ws` and
+    /// `/events` come first, and publishing routes come last.
     ///
     /// ```
     /// use std::time::Duration;
@@ -328,14 +331,15 @@ impl PortDecoder {
     /// Decides what the connection becomes, and returns the command that answers the request.
     fn decide(&mut self, head: Head, limits: &Limits, rules: &Rules) -> Result<Command, HttpError> {
         let Head { request, received } = head;
-        if let Some(place) = self.port.websockets.iter().find(|place| place.path.fits(request.path())) {
+        let mut websockets = self.port.websockets.iter().filter(|_| request.path() != EVENTS);
+        if let Some(place) = websockets.find(|place| place.path.fits(request.path())) {
             self.check_origin(&request, &rules.allowed_origins)?;
             let upgrade = place.endpoint.upgrade(request)?;
             self.outcome = Outcome::Becomes(place.first + upgrade.place, upgrade.decoder);
             return Ok(Command::Become(websocket::head(upgrade.headers)));
         }
         match request.path() {
-            "/events" => {
+            EVENTS => {
                 self.check_origin(&request, &rules.allowed_origins)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
