@@ -397,7 +397,7 @@ settings! {
             /// so; further users leave at once.
             presence_linger: Duration = secs(5), duration_or_zero("at once", millis(10)..=secs(3600)), reload(at_once);
 
-            // At 1,000 clients that watch, ten rounds a second take 5 % of a core, and fewer are hardly noticed by people.
+            // A round is a send for each client that watches, and people hardly notice a tenth of a second.
             /// How long users that join and leave a topic are collected, to be told to the clients that watch with one frame
             /// each. A topic with more than 1,000 such clients is told less often, in proportion.
             presence_interval: Duration = millis(100), duration(millis(10)..=secs(60)), reload(at_once);

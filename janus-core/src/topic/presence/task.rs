@@ -27,13 +27,14 @@ impl Presences {
     /// Moves a topic from one moment to another.
     pub(super) fn relist(&self, before: Option<Instant>, due: Option<Instant>, topic: &Arc<TopicState>) {
         let mut list = self.due.lock();
-        // Dropped without the lock.
-        let _before = before.and_then(|before| list.remove(&(before, topic.number)));
-        let Some(due) = due else { return };
-        let key = (due, topic.number);
-        list.insert(key, Arc::clone(topic));
-        let is_first = list.first_key_value().is_some_and(|(first, _)| *first == key);
+        let listed = before.and_then(|before| list.remove(&(before, topic.number)));
+        let is_first = due.is_some_and(|due| {
+            let key = (due, topic.number);
+            list.insert(key, Arc::clone(topic));
+            list.first_key_value().is_some_and(|(first, _)| *first == key)
+        });
         drop(list);
+        drop(listed);
         if is_first {
             self.changed.notify_one();
         }
