@@ -191,6 +191,9 @@ fn text(parts: &[Vec<u8>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -231,7 +234,11 @@ mod tests {
                 echo "${{COMPREPLY[@]}}""#,
                 completions(Shell::Bash)
             );
-            let output = std::process::Command::new("bash").args(["--norc", "-c", &script]).output().unwrap();
+            // An argument has a limit of 128 KiB.
+            let mut bash = Command::new("bash");
+            let mut bash = bash.args(["--norc", "-s"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+            let output = bash.wait_with_output().unwrap();
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
         assert_eq!(complete("janus-server topics --so", "topics", "--so"), "--sort");
