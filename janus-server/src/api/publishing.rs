@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::{Request, Response};
-use janus_core::wire::{Base64, ErrorCode, HttpError, PublishQuery};
+use hyper::{HeaderMap, Request, Response};
+use janus_core::wire::{Base64, ErrorCode, HttpError, IdempotencyKey, PublishQuery};
 use janus_core::{ClientId, Janus, Message, PublishError, Receipt};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -26,6 +26,7 @@ const PORTION_TOPICS: usize = 64;
 impl Api {
     pub(super) async fn publish(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
         let traceparent = traceparent::of(request.headers());
+        let key = idempotency_key(request.headers())?;
         let (topic, event, message_id, payload, exclude) = if has_type(&request, "application/octet-stream") {
             let PublishQuery { topic, event, message_id, exclude, .. } =
                 PublishQuery::parse(request.uri().query().unwrap_or_default())
@@ -38,6 +39,10 @@ impl Api {
         self.check_topic(&topic)?;
         traceparent::note(traceparent.as_deref(), &topic);
         let message = message(&topic, &event, &message_id, &payload, exclude)?;
+        let message = match key {
+            Some(key) => message.idempotency_key(key),
+            None => message,
+        };
         let receipt = match self.janus.try_publish(message) {
             Ok(receipt) => receipt.await,
             Err(error) => Err(error),
@@ -68,6 +73,15 @@ impl Api {
         drop(payload);
         Ok(publish_to_all(&self.janus, &message, &topics).await)
     }
+}
+
+/// The key of the header `Idempotency-Key`, as on the HTTP port.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, HttpError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = String::from_utf8_lossy(key.as_bytes());
+    text.parse().map(Some).map_err(|error| {
+        HttpError::new(400, ErrorCode::BadPublish.as_str(), format!("the header Idempotency-Key: {error}"))
+    })
 }
 
 /// The payload of a message.

@@ -30,6 +30,23 @@ async fn a_message_is_delivered_verbatim_and_its_publisher_gets_a_receipt() {
 }
 
 #[tokio::test]
+async fn a_repeated_message_is_published_once_through_either_port() {
+    let server = serve(&settings()).await;
+    let body = r#"{"topic":"news","data":1}"#;
+    let request = |key| post("/api/publish", &[("Idempotency-Key", key)], body);
+    let first = server.send(&[&request("order-1")]).await.json();
+    let again = server.send_to_admin(&request("order-1")).await.json();
+    assert_eq!((&first["seq"], &again["seq"], &again["again"]), (&json!(1), &json!(1), &json!(true)));
+    let other = server.send_to_admin(&request("order-2")).await.json();
+    assert_eq!((&other["seq"], &other["again"]), (&json!(2), &Value::Null));
+    assert_eq!(server.send_to_admin(&request("order-2")).await.json()["again"], true);
+    for refused in [server.send(&[&request("a b")]).await, server.send_to_admin(&request("a b")).await] {
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &json!("bad_publish")), "{refused:?}");
+        assert!(refused.body.contains("the header Idempotency-Key: "), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_broadcast_goes_to_all_of_its_topics_or_to_none() {
     let server = serve(&settings()).await;
     let mut one = server.janus.subscribe("one").unwrap();
