@@ -631,18 +631,19 @@ impl Accept {
             return false;
         }
         for _ in 0..BURST.min(room) {
-            let admitted = self.listener.endpoint.port.pace.lock().admits(rate, now);
-            if let Err(time) = admitted {
+            // Counted before the look at the socket: two homes must not find the same room.
+            if let Err(time) = self.listener.endpoint.port.pace.lock().take(rate, now) {
                 self.pause = Some(paused(tokio::time::sleep_until(time), cx));
                 return false;
             }
             let listener = self.listener.listener.as_mut().expect("the listener is on loan until the drop");
-            match listener.poll_accept(cx) {
+            let accepted = listener.poll_accept(cx);
+            if !matches!(accepted, Poll::Ready(Ok(_))) {
+                self.listener.endpoint.port.pace.lock().give_back(rate);
+            }
+            match accepted {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(connection)) => {
-                    self.listener.endpoint.port.pace.lock().count(rate, now, 1);
-                    self.waiting.push_back(Waiting::New(connection));
-                }
+                Poll::Ready(Ok(connection)) => self.waiting.push_back(Waiting::New(connection)),
                 // The peer went away while it waited in the backlog.
                 Poll::Ready(Err(error)) if is_about_one_connection(&error) => {}
                 Poll::Ready(Err(error)) => {

@@ -81,6 +81,18 @@ impl Bucket {
         }
     }
 
+    /// Counts an event if there is room now; otherwise says when there will be.
+    pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Instant> {
+        self.admits(rate, now)?;
+        self.count(rate, now, 1);
+        Ok(())
+    }
+
+    /// Takes back an event that was counted and has not happened.
+    pub(crate) fn give_back(&mut self, rate: Rate) {
+        self.full = self.full().map(|full| (full - rate.time(1)).into());
+    }
+
     /// The number of events for which there is room now.
     pub(crate) fn room(&self, rate: Rate, now: Instant) -> usize {
         let missing = self.full().map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
@@ -131,6 +143,18 @@ mod tests {
             let error = (now - begun).as_secs_f64() - 1.0;
             assert!(error.abs() < 1e-3, "the rest took {:?}", now - begun);
         }
+    }
+
+    #[test]
+    fn an_event_that_has_not_happened_leaves_its_room_to_another() {
+        let (limit, now) = (Rate::new(20, 2), Instant::now());
+        let mut bucket = Bucket::default();
+        assert_eq!([bucket.take(limit, now), bucket.take(limit, now)], [Ok(()); 2]);
+        let until = bucket.take(limit, now).unwrap_err();
+        assert_eq!(until - now, Duration::from_millis(50));
+        bucket.give_back(limit);
+        assert_eq!(bucket.take(limit, now), Ok(()));
+        assert_eq!(bucket.take(limit, now), Err(until));
     }
 
     #[test]
