@@ -347,10 +347,11 @@ impl Queue {
         if !subscription.tells() {
             return 0;
         }
-        // Joined to the gap before, if no message of the subscription stands between the two.
+        // Joined to the gap before, if no message of the subscription stands between the two. Numbers between the two belong
+        // to messages that are not for this client: a gap for each would be memory without a limit.
         let before = self.entries.range_mut(..at).rev().find(|entry| entry.is_of(subscription));
         if let Some(Entry::Gap(gap)) = before
-            && gap.seqs.end == seqs.start
+            && (gap.seqs.end == seqs.start || gap.epoch == of.epoch && gap.seqs.end < seqs.start)
         {
             (gap.seqs.end, gap.epoch) = (seqs.end, of.epoch);
             return 0;

@@ -16,6 +16,7 @@ use super::cluster::Node;
 use super::drain::{DrainReport, drain};
 use super::metrics::Work;
 use super::shared::Shared;
+use crate::accounts::Account;
 use crate::connection::Connections;
 use crate::ground::figures::Via;
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
@@ -167,23 +168,25 @@ impl Janus {
     pub async fn publish_message(&self, message: Message) -> Result<Receipt, PublishError> {
         let shared = &self.inner.shared;
         let (topic, publication) = told(message.into_parts(&shared.config()), &shared.figures)?;
-        self.publish_parts(topic, publication).await
+        self.publish_parts(topic, publication, None).await
     }
 
-    /// Publishes a message that has been checked.
+    /// Publishes a message that has been checked, for the account of an address or for the program.
     pub(super) async fn publish_parts(
         &self,
         topic: TopicName,
         publication: Publication,
+        account: Option<&Arc<Account>>,
     ) -> Result<Receipt, PublishError> {
         let shared = &self.inner.shared;
+        let by = Publisher { account, home: None };
         let (reply, receipt) = Reply::promise(Via::API);
         let mut pending = Some(Pending { publication, reply });
         let (mut last, mut place) = (None, None);
         std::future::poll_fn(|cx| {
             let offered = pending.take().expect("the future is not polled after it is ready");
             let waiter = Waiter { waker: cx.waker(), place: &mut place };
-            match route(shared, &mut last, &topic, Publisher::default(), offered, Some(waiter)) {
+            match route(shared, &mut last, &topic, by, offered, Some(waiter)) {
                 Ok(()) => std::task::Poll::Ready(()),
                 Err(refused) => {
                     pending = Some(refused);

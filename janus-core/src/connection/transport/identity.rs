@@ -231,7 +231,6 @@ impl Transport {
         let client = self.adopt(&identity);
         self.end_if_revoked(&identity);
         self.slot.tell(&ServerEvent::Refreshed { id, expires: identity.time_left(now()) });
-        self.note_all_present();
         // A client that proves nothing over and over is no news.
         if may_change && identity.user != earlier.user {
             self.tell_observers(News::Connected(client));
@@ -239,6 +238,8 @@ impl Transport {
         self.keep_assigned_of(&identity);
         self.assign(identity.topics.iter().filter(|topic| !earlier.topics.contains(topic)).cloned());
         self.review_topics();
+        // Not in topics that the new identity may not see.
+        self.note_all_present();
     }
 
     /// Ends the subscriptions that are granted no longer. Where the hook decides, each topic is asked about anew.

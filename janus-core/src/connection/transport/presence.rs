@@ -37,6 +37,12 @@ impl Transport {
         };
         let topics = self.session.with_subscriptions(with_presence).unwrap_or_default();
         topics.iter().for_each(|topic| self.note_present(topic));
+        // Another connection may have taken over the session in the meantime, and left the topics in this connection's place.
+        for topic in topics.iter().filter(|topic| !self.session.has_topic(topic.name.as_str())) {
+            if let Some(presence) = &topic.presence {
+                presence.leave(topic, &self.slot, &self.shared);
+            }
+        }
     }
 
     /// Tells the client the members, and from then on each change.

@@ -206,6 +206,21 @@ fn a_stalled_client_has_its_newest_messages_behind_a_single_gap() {
 }
 
 #[test]
+fn a_gap_covers_the_numbers_between_that_are_not_for_the_client() {
+    for policy in [SlowConsumer::DropOldest, SlowConsumer::Conflate] {
+        let terms = Terms::in_tests(4, 1_000);
+        let subscription = subscription(&terms, policy, true);
+        let mut queue = Queue::new(&terms);
+        for number in (1..=199).step_by(2) {
+            queue.admit(messages(&subscription, number..number + 1)).unwrap();
+        }
+        let gaps = waiting(&queue).into_iter().flatten().filter(|(_, is_message)| !is_message).count();
+        assert_eq!(gaps, 1, "{policy}: {:?}", waiting(&queue));
+        check_sums(&queue);
+    }
+}
+
+#[test]
 fn a_stall_is_counted_from_the_last_progress() {
     let terms = Terms::in_tests(4, 1_000);
     let subscription = subscription(&terms, SlowConsumer::Disconnect, false);

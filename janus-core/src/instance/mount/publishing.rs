@@ -51,7 +51,8 @@ impl Mount {
         if let Err(error) = permission {
             return refused(&error_of(&error));
         }
-        match self.janus.publish_parts(topic, publication).await {
+        let account = self.janus.tables().accounts.of(client);
+        match self.janus.publish_parts(topic, publication, Some(&account)).await {
             Ok(receipt) => Answer::of_json(&receipt),
             Err(error) => refused(&unpublished(&error)),
         }

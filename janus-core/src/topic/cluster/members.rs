@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -89,14 +90,17 @@ impl Cluster {
         shard.task.call();
     }
 
-    /// What the other nodes say of their members of a topic; `None` without an answer in time, and if too many questions
-    /// wait.
+    /// What the other nodes say of their members of a topic; `None` without an answer in time, without a link, on which
+    /// questions would pile up, and if too many questions wait.
     pub(in crate::topic) async fn ask_for_members(
         &self,
         topic: &TopicName,
         limit: Duration,
     ) -> Option<Vec<NodePresence>> {
         let shard = &self.shards[self.shard_of(topic)];
+        if shard.link.load(Ordering::Acquire) == 0 {
+            return None;
+        }
         let (ask, (sender, receiver)) = (self.next_ask(), oneshot::channel());
         {
             let mut questions = self.questions.0.lock();

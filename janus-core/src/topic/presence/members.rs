@@ -172,7 +172,6 @@ impl Members {
     }
 
     /// Whether the connection is subscribed.
-    #[cfg(test)]
     pub(super) fn has(&self, connection: u64) -> bool {
         self.connections.contains_key(&connection)
     }
@@ -191,6 +190,9 @@ impl Members {
     /// Takes the words of another node; `None` if the node is gone.
     pub(super) fn hear(&mut self, node: NodeId, said: Option<NodeMembers>, now: Instant, limits: Limits) {
         let new: Vec<Member> = said.as_ref().map(|said| said.users.clone()).unwrap_or_default();
+        // Users that are counted without their names from now on have not left: those who linger would count twice.
+        let is_unlisted = said.as_ref().is_some_and(|said| said.unlisted);
+        let limits = if is_unlisted { Limits { linger: Duration::ZERO, ..limits } } else { limits };
         let before = self.others.replace(node, said);
         for Member { user, info } in new {
             // A user may have different infos at different nodes. The latest counts, and this node's before any.
@@ -515,6 +517,17 @@ mod tests {
         members.hear(node, None, now, LIMITS);
         members.expire(now + LIMITS.linger, LIMITS);
         assert_eq!((members.count(), news(&mut members)), (0, Some((vec![], only("alice")))));
+    }
+
+    #[test]
+    fn users_that_a_node_counts_without_names_do_not_count_twice() {
+        let (mut members, now, node) = (members(), Instant::now(), NodeId::new(2));
+        let users = (0..8).map(|number| Member::new(number.to_string(), None)).collect();
+        members.hear(node, Some(NodeMembers { nameless: 0, unlisted: false, users }), now, LIMITS);
+        assert_eq!(members.count(), 8);
+        let counted = NodeMembers { nameless: 9, unlisted: true, users: vec![] };
+        members.hear(node, Some(counted), now, LIMITS);
+        assert_eq!(members.count(), 9);
     }
 
     #[test]

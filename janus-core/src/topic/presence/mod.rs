@@ -145,7 +145,7 @@ impl Presence {
     }
 
     /// Notes a client that is subscribed no longer, if the client was.
-    pub(super) fn leave(&self, topic: &Arc<TopicState>, slot: &Slot, shared: &Topics) {
+    pub(crate) fn leave(&self, topic: &Arc<TopicState>, slot: &Slot, shared: &Topics) {
         let config = shared.config();
         let (mut inner, now) = (self.0.lock(), Instant::now());
         if !inner.members.leave(slot.id, now, Limits::of(&config)) {
@@ -161,6 +161,10 @@ impl Presence {
     /// Tells a subscribed client the state, and from then on each change.
     pub(crate) fn watch(&self, topic: &TopicName, slot: &Arc<Slot>) {
         let mut inner = self.0.lock();
+        // Another connection may have taken over the session, and nothing would end the watch.
+        if !inner.members.has(slot.id) {
+            return;
+        }
         inner.members.collect();
         let (count, list) = (inner.members.count(), inner.members.list());
         slot.tell(&ServerEvent::Presence { id: None, topic, count, members: list.as_deref() });

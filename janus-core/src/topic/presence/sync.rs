@@ -136,7 +136,8 @@ impl Presence {
         let (mut inner, now) = (self.0.lock(), Instant::now());
         let Inner { members, sync, .. } = &mut *inner;
         let Some(sync) = sync else { return };
-        (sync.known, sync.heard) = (version, Some(now));
+        // Without members of its own the topic is not called, and knows nothing for long.
+        (sync.known, sync.heard) = (version, sync.refresh.map(|_| now));
         let before = std::mem::take(&mut sync.nodes);
         sync.nodes = said.iter().map(|said| (said.node, now + said.valid)).collect();
         for node in before.into_keys().filter(|node| !sync.nodes.contains_key(node)) {
