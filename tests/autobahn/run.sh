@@ -8,7 +8,11 @@ set -euo pipefail
 program=$(realpath "$1")
 cd "$(dirname "$0")"
 
-python=${PYTHON2:-$(command -v python2.7 || ls "$HOME"/.pyenv/versions/2.7.*/bin/python2.7 2>/dev/null | tail -n 1 || true)}
+# The name alone says nothing: pyenv has a python2.7 that only says where one could be.
+python=
+for candidate in ${PYTHON2:-python2.7 "$HOME"/.pyenv/versions/2.7.*/bin/python2.7}; do
+    if "$candidate" -c "import pip" 2>/dev/null; then python=$candidate; break; fi
+done
 if [ -z "$python" ]; then
     echo "skipped: there is no Python 2.7 for the Autobahn suite; name one in PYTHON2"
     exit 0
