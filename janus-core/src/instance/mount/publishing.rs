@@ -25,6 +25,9 @@ impl Mount {
     /// client, for the limits of an address and for [`Config::max_connections`](crate::Config::max_connections). The rates of
     /// a client's messages do not apply, because each request is a client of its own: `connect_rate_per_ip` does.
     ///
+    /// A token must be in a header or a cookie, because the query is for the parts of a message of bytes. The preflight of
+    /// a browser is left to the program: a page of another origin publishes only behind the program's own CORS layer.
+    ///
     /// The answer is the receipt, with the status 200, or a refusal: 400, 405, 413 or 415 if the request cannot be carried out;
     /// 401 without an identity where hooks ask for one; 403 without the right, and for a page of another origin; 429 and 503 as
     /// by [`websocket`](Self::websocket). While the topic has no room, the request waits.
