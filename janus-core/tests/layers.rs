@@ -78,8 +78,8 @@ fn sources() -> Vec<Source> {
 }
 
 /// The sources of the crates that are libraries.
-fn crates() -> [Vec<Source>; 3] {
-    ["src", "supervision/src", "../janus-server/access/src"].map(sources_of)
+fn crates() -> [Vec<Source>; 4] {
+    ["src", "supervision/src", "../janus-server/access/src", "../janus-api/src"].map(sources_of)
 }
 
 /// The code of a line, without comments and without the contents of strings.

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hyper::body::Bytes;
 use hyper::{Method, Request, Response};
+use janus_api::{Room, bad_request};
 use janus_core::wire::HttpError;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 
-use super::routes::{bad_request, to_json};
+use super::routes::to_json;
 use super::streams::{self, Kept};
 use super::views::{Looks, View, Viewer};
-use super::{Api, Incoming, Large, Lines, SMALL_BYTES, answers_full};
+use super::{Api, Incoming, Lines, SMALL_BYTES};
 
 /// Views of one stream.
 pub(super) const MAX_VIEWS: usize = 8;
@@ -27,7 +28,7 @@ const MAX_VIEW_BYTES: usize = 8 * 1024;
 pub(super) struct Shown {
     viewer: Viewer,
     /// Room for large answers.
-    answers: Arc<Semaphore>,
+    answers: Room,
     views: Mutex<Views>,
     /// Wakes the task for a view that has no event yet.
     is_new: Notify,
@@ -62,7 +63,7 @@ impl Showing {
 }
 
 impl Shown {
-    pub(super) fn new(viewer: Viewer, answers: Arc<Semaphore>) -> Self {
+    pub(super) fn new(viewer: Viewer, answers: Room) -> Self {
         let (views, is_new, events) = (Mutex::default(), Notify::new(), watch::Sender::new(0));
         Self { viewer, answers, views, is_new, events }
     }
@@ -127,7 +128,7 @@ impl Shown {
         let answer = self.viewer.answer(view, Looks::EverySecond).await;
         let event = answer.and_then(|answer| match event(text, Ok(&answer)) {
             event if event.len() <= SMALL_BYTES => Ok(event.into()),
-            event => Large::new(event, &self.answers).map(Bytes::from_owner).ok_or_else(answers_full),
+            event => self.answers.take(event),
         });
         event.unwrap_or_else(|error| self::event(text, Err(&error)).into())
     }

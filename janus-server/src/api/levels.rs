@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
+use janus_api::bad_request;
 use janus_core::wire::HttpError;
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::routes::{bad_request, json};
+use super::routes::json;
 use super::{Api, Incoming};
 use crate::logging::{self, LEVELS, MAX_TARGET_BYTES, MAX_TIME, is_target, lower};
 use crate::settings::duration;

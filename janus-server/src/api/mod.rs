@@ -5,15 +5,11 @@
 //! | `mod.rs` | the API | its limits, and the decision on each request |
 //! | `access.rs` | pure | the decision whether a request is allowed |
 //! | `events.rs` | a task, and one for each stream | the answers of other routes once a second, as an event stream |
-//! | `inspecting.rs` | answers | the figures, the tree and the slow clients |
+//! | `inspecting.rs` | answers | the figures, with their rates |
 //! | `levels.rs` | handlers | the routes that show and change the levels of the log |
 //! | `exchange.rs` | the life of a connection | a request of the HTTP port, its answer, and the way back to the port |
-//! | `listing.rs` | answers | the lists of topics and connections |
 //! | `places.rs` | a table | the requests that are carried out at once |
-//! | `publishing.rs` | handlers | the routes that publish |
-//! | `query.rs` | pure | the parameters of a request |
 //! | `reloading.rs` | a handler | the route that reads the settings again |
-//! | `revoking.rs` | a handler | the route that revokes users and tokens |
 //! | `routes.rs` | table and handlers | the routes, how requests are read, and the answers |
 //! | `streams.rs` | a table | the places of event streams, and when they end |
 //! | `subscribing.rs` | a task for each stream | the messages of topics as an event stream |
@@ -21,6 +17,8 @@
 //! | `tracing.rs` | a task for each trace | an answer sent line by line |
 //! | `views.rs` | values | the routes with which operators look at the server, and who may walk through it |
 //! | `tests/` | tests over real sockets | the comparison of `openapi.json` with servers |
+//!
+//! The routes that need an instance alone, and no process, are those of the crate `janus-api`, which mounts have as well.
 //!
 //! A framework would be larger than the routes themselves, and the routes are a table that the test of `openapi.json`
 //! reads.
@@ -36,12 +34,8 @@ mod events;
 mod exchange;
 mod inspecting;
 mod levels;
-mod listing;
 mod places;
-mod publishing;
-mod query;
 mod reloading;
-mod revoking;
 mod routes;
 mod streams;
 mod subscribing;
@@ -59,6 +53,7 @@ use arc_swap::ArcSwap;
 use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response, header};
+use janus_api::{MAX_ANSWERS_BYTES, Room, busy};
 use janus_core::wire::{AllowedOrigins, HttpError, PublishRoute};
 use janus_core::{Config, Janus, PassedOn};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -96,9 +91,6 @@ pub(crate) const MAX_LINGERING: usize = 64;
 const LINGER_BYTES: u64 = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Memory for all large answers that clients are still reading. A further answer that does not fit gets status 503.
-const MAX_ANSWERS_BYTES: usize = 64 << 20;
-
 /// Answers of the admin port up to this length take no room in [`MAX_ANSWERS_BYTES`]: 2 MiB for all requests together.
 const SMALL_BYTES: usize = 64 << 10;
 
@@ -123,8 +115,8 @@ pub(crate) struct Api {
     places: Places,
     refusals: Arc<Semaphore>,
     lingering: Semaphore,
-    /// Room for large answers: one permit per byte.
-    answers: Arc<Semaphore>,
+    /// Room for large answers.
+    answers: Room,
     /// For the routes with which operators look at the server, and for streams of them.
     viewer: Viewer,
     shown: Arc<Shown>,
@@ -153,7 +145,7 @@ impl Api {
     ) -> Self {
         let requests = Arc::clone(&shared.requests);
         let sources = Sources { janus: janus.clone(), health: None, access, requests, started: SystemTime::now() };
-        let answers = Arc::new(Semaphore::new(MAX_ANSWERS_BYTES));
+        let answers = Room::new(MAX_ANSWERS_BYTES);
         let viewer = Viewer::new(janus.clone(), Arc::new(Live::new(janus.clone())));
         Self {
             janus,
@@ -162,7 +154,7 @@ impl Api {
             places: Places::new(settings.max_api_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
-            shown: Arc::new(Shown::new(viewer.clone(), Arc::clone(&answers))),
+            shown: Arc::new(Shown::new(viewer.clone(), answers.clone())),
             viewer,
             streams: Streams::new(),
             answers,
@@ -184,8 +176,8 @@ impl Api {
             places: Places::new(max_connections),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             lingering: Semaphore::new(MAX_LINGERING),
-            answers: Arc::clone(&self.answers),
-            shown: Arc::new(Shown::new(viewer.clone(), Arc::clone(&self.answers))),
+            answers: self.answers.clone(),
+            shown: Arc::new(Shown::new(viewer.clone(), self.answers.clone())),
             viewer,
             streams: Streams::new(),
             metrics: self.metrics.with(|sources| Sources { health: Some(Arc::clone(&health)), ..sources }),
@@ -288,16 +280,9 @@ impl Api {
         let _ = timeout(FINISH_TIMEOUT, finished).await;
     }
 
-    /// Refuses an answer of at least this many bytes if the room is taken. Called first where building the answer is
-    /// costly.
-    fn check_room(&self, bytes: usize) -> Result<(), HttpError> {
-        if bytes <= self.answers.available_permits() { Ok(()) } else { Err(answers_full()) }
-    }
-
     /// Makes an answer of up to megabytes, and takes room in `answers` until the last byte is written.
     fn large(&self, body: Vec<u8>) -> Result<Response<Full<Bytes>>, HttpError> {
-        let body = Large::new(body, &self.answers).ok_or_else(answers_full)?;
-        Ok(response(200, Bytes::from_owner(body)))
+        Ok(response(200, self.answers.take(body)?))
     }
 
     /// Answers a view. The few requests that operators may have at once need no account of small answers, which are
@@ -404,38 +389,6 @@ fn access_of_clients(settings: &Settings) -> Access {
 fn access<'a>(settings: &Settings, addresses: impl Iterator<Item = &'a SocketAddr>) -> Access {
     let Config { allowed_origins, .. } = &settings.core;
     Access::new(&settings.api_key, addresses, AllowedOrigins::new(allowed_origins.iter().map(String::as_str)))
-}
-
-/// The body of a large answer, with its share of `MAX_ANSWERS_BYTES`.
-struct Large {
-    body: Vec<u8>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Large {
-    /// `None` if there is no room.
-    fn new(mut body: Vec<u8>, room: &Arc<Semaphore>) -> Option<Self> {
-        body.shrink_to_fit();
-        let bytes = u32::try_from(body.len()).ok()?;
-        Some(Self { body, _room: Arc::clone(room).try_acquire_many_owned(bytes).ok()? })
-    }
-}
-
-impl AsRef<[u8]> for Large {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
-}
-
-/// A refusal by one of the API's own limits; the client may try again.
-fn busy(message: &str) -> HttpError {
-    let mut error = HttpError::new(503, "too_many_requests", message);
-    error.retry_after = Some(Duration::from_secs(1));
-    error
-}
-
-fn answers_full() -> HttpError {
-    busy("other clients' large answers take all the memory reserved for answers; try again later, or ask for less")
 }
 
 pub(crate) async fn linger(reader: impl AsyncRead + Unpin) {

@@ -9,24 +9,16 @@ use std::io;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes};
 use hyper::{Method, Request, Response, Version, header};
-use janus_core::wire::{Base64, ErrorCode, HttpError, HttpRequest, Member, TopicName};
-use janus_core::{Delivery, Epoch, Everywhere, HistoryError, NodeInfo, Position, PresenceError, PresenceInfo};
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize};
+use janus_api::{Operation, bad_request};
+use janus_core::wire::{ErrorCode, HttpError, HttpRequest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::query::Query;
-use super::{Api, Incoming, Port, View, refusal, response, with_type};
+use super::{Api, Incoming, Port, View, refusal, response, traceparent, with_type};
 use crate::admin::health;
 use crate::dashboard;
 use crate::metrics::Format;
-
-/// Entries of one answer: by default, and at most.
-pub(super) const DEFAULT_LIMIT: usize = 100;
-pub(super) const MAX_LIMIT: usize = 10_000;
-
-/// Bytes of messages, or of names, in one answer; a history has at least one message, however long.
-pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 /// The OpenAPI description, and the part of the text that depends on the server's settings.
 const OPENAPI: &str = include_str!("../../openapi.json");
@@ -39,14 +31,9 @@ pub(super) fn openapi(max_topic_bytes: usize) -> Bytes {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
-    Publish,
-    Broadcast,
-    History,
-    Presence,
-    Topics,
-    Connections,
-    Disconnect,
-    Revoke,
+    /// A part of the API that mounts have as well.
+    Operation(Operation),
+    View,
     Trace,
     Levels,
     ChangeLevel,
@@ -58,10 +45,6 @@ pub(super) enum Endpoint {
     Livez,
     Readyz,
     Metrics,
-    Stats,
-    Tree,
-    Slow,
-    Nodes,
     Events,
     Subscribe,
 }
@@ -86,20 +69,20 @@ pub(super) const ROUTES: &[(&str, Method, Served, Endpoint)] = &[
     ("/healthz", Method::GET, Served::Admin, Endpoint::Readyz),
     ("/health/live", Method::GET, Served::Admin, Endpoint::Livez),
     ("/health/ready", Method::GET, Served::Admin, Endpoint::Readyz),
-    ("/api/stats", Method::GET, Served::Admin, Endpoint::Stats),
-    ("/api/tree", Method::GET, Served::Admin, Endpoint::Tree),
-    ("/api/slow", Method::GET, Served::Admin, Endpoint::Slow),
-    ("/api/nodes", Method::GET, Served::Admin, Endpoint::Nodes),
+    ("/api/stats", Method::GET, Served::Admin, Endpoint::View),
+    ("/api/tree", Method::GET, Served::Admin, Endpoint::View),
+    ("/api/slow", Method::GET, Served::Admin, Endpoint::View),
+    ("/api/nodes", Method::GET, Served::Admin, Endpoint::Operation(Operation::Nodes)),
     ("/api/events", Method::GET, Served::Admin, Endpoint::Events),
     ("/api/subscribe", Method::GET, Served::Admin, Endpoint::Subscribe),
-    ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Publish),
-    ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Broadcast),
-    ("/api/history", Method::POST, Served::Everywhere, Endpoint::History),
-    ("/api/presence", Method::GET, Served::Everywhere, Endpoint::Presence),
-    ("/api/topics", Method::GET, Served::Everywhere, Endpoint::Topics),
-    ("/api/connections", Method::GET, Served::Everywhere, Endpoint::Connections),
-    ("/api/disconnect", Method::POST, Served::Everywhere, Endpoint::Disconnect),
-    ("/api/revoke", Method::POST, Served::Everywhere, Endpoint::Revoke),
+    ("/api/publish", Method::POST, Served::Everywhere, Endpoint::Operation(Operation::Publish)),
+    ("/api/broadcast", Method::POST, Served::Everywhere, Endpoint::Operation(Operation::Broadcast)),
+    ("/api/history", Method::POST, Served::Everywhere, Endpoint::Operation(Operation::History)),
+    ("/api/presence", Method::GET, Served::Everywhere, Endpoint::Operation(Operation::Presence)),
+    ("/api/topics", Method::GET, Served::Everywhere, Endpoint::View),
+    ("/api/connections", Method::GET, Served::Everywhere, Endpoint::View),
+    ("/api/disconnect", Method::POST, Served::Everywhere, Endpoint::Operation(Operation::Disconnect)),
+    ("/api/revoke", Method::POST, Served::Everywhere, Endpoint::Operation(Operation::Revoke)),
     ("/api/trace", Method::GET, Served::Everywhere, Endpoint::Trace),
     ("/api/log", Method::GET, Served::Admin, Endpoint::Levels),
     ("/api/log", Method::PUT, Served::Admin, Endpoint::ChangeLevel),
@@ -215,36 +198,21 @@ impl Api {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, HttpError> {
         match endpoint {
-            Endpoint::Publish => self.publish(request).await,
-            Endpoint::Broadcast => self.broadcast(self.body(request).await?).await,
-            Endpoint::History => self.history(&self.body(request).await?).await,
-            Endpoint::Presence => {
-                let query = Query::of(request.uri().query().unwrap_or_default(), &["topic"])?;
-                // A body is not `Sync`, as below.
-                drop(request);
-                self.presence(query.text("topic").unwrap_or_default()).await
-            }
-            Endpoint::Topics | Endpoint::Connections | Endpoint::Stats | Endpoint::Tree | Endpoint::Slow => {
+            Endpoint::Operation(operation) => self.operate(operation, request).await,
+            Endpoint::View => {
                 let route = request.uri().path().trim_start_matches("/api/");
                 let view = View::of(route, request.uri().query().unwrap_or_default())?;
                 // A body is not `Sync`, and must not be held across the wait below.
                 drop(request);
                 self.look(view).await
             }
-            Endpoint::Nodes => no_query(&request).map(|()| json(&Nodes { nodes: self.janus.nodes() })),
-            Endpoint::Disconnect => self.disconnect(&self.body(request).await?).await,
-            Endpoint::Revoke => self.revoke(&self.body(request).await?).await,
             Endpoint::Levels => no_query(&request).map(|()| self.levels()),
             Endpoint::ChangeLevel => self.change_level(self.body(request).await?),
             Endpoint::ResetLevels => self.reset_levels(&request),
             Endpoint::Metrics => self.scrape(&request),
             Endpoint::Reload => {
-                no_query(&request)?;
-                // A caller with a body expects settings to be read from there.
-                if !request.body().is_end_stream() {
-                    let message = "the body: this path accepts none; the settings come from the server's file";
-                    return Err(bad_request(message));
-                }
+                check_reload(&request)?;
+                drop(request);
                 self.reload().await
             }
             Endpoint::Trace | Endpoint::Events | Endpoint::Subscribe => unreachable!("answered line by line"),
@@ -254,88 +222,24 @@ impl Api {
         }
     }
 
+    /// Carries out an operation of the API that mounts have as well.
+    async fn operate(
+        &self,
+        operation: Operation,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, HttpError> {
+        let head = head_of(&request);
+        operation.check(&head)?;
+        let body = if operation.has_body() { self.bytes(request).await? } else { Bytes::new() };
+        let note = |topic: &str| traceparent::note(traceparent::in_head(&head), topic);
+        let answer = operation.carry_out((&self.janus, &self.answers), &head, body, note).await?;
+        Ok(response(200, answer))
+    }
+
     fn scrape(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
         no_query(request)?;
         let format = Format::of(request.headers());
         Ok(with_type(response(200, self.metrics.scrape(format).into()), format.content_type()))
-    }
-
-    pub(super) fn check_topic(&self, topic: &str) -> Result<(), HttpError> {
-        match TopicName::new(topic, self.janus.config().max_topic_bytes) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), error.to_string())),
-        }
-    }
-
-    async fn history(&self, request: &History) -> Result<Response<Full<Bytes>>, HttpError> {
-        self.check_topic(&request.topic)?;
-        let limit = limit(request.limit.as_ref().map(|limit| limit.0))?;
-        let since = request.since.as_ref().map(|since| Position { epoch: since.epoch, seq: since.seq.0 });
-        let mut history = self.janus.history(&request.topic, since, limit).await.map_err(|error| match &error {
-            HistoryError::NotKept => {
-                let message = "no history is kept for this topic; the server's operator can set history = true, in \
-                               [namespace.NAME] for topics NAME:…, or at the top level for topics without a namespace";
-                HttpError::new(404, "no_history", message)
-            }
-            HistoryError::EngineUnavailable => unavailable(ErrorCode::EngineUnavailable, &error),
-            HistoryError::TooManyTopics => unavailable(ErrorCode::TooManyTopicsOnServer, &error),
-            other => bad_request(other.to_string()),
-        })?;
-        let messages = &mut history.messages;
-        if since.is_none() {
-            messages.drain(..messages.len() - fitting(messages.iter().rev()));
-        } else if let Some(last) = fitting(messages.iter()).checked_sub(1)
-            && last + 1 < messages.len()
-        {
-            messages.truncate(last + 1);
-            (history.position, history.more) = (messages[last].position, true);
-        }
-        self.check_room(history.messages.iter().map(text_bytes).sum())?;
-        // Publishing has checked the messages; a fault of ours must not end the process.
-        let answer = serde_json::to_vec(&HistoryJson { topic: &request.topic, history: &history });
-        self.large(answer.map_err(|error| HttpError::new(500, ErrorCode::Internal.as_str(), error.to_string()))?)
-    }
-
-    async fn presence(&self, topic: &str) -> Result<Response<Full<Bytes>>, HttpError> {
-        self.check_topic(topic)?;
-        let mut presence = self.janus.presence(topic).await.map_err(|error| match &error {
-            PresenceError::Off => HttpError::new(404, ErrorCode::NoPresence.as_str(), error.to_string()),
-            PresenceError::EngineUnavailable => unavailable(ErrorCode::EngineUnavailable, &error),
-            other => bad_request(other.to_string()),
-        })?;
-        let bytes = |member: &Member| member.user.len() + member.info.as_ref().map_or(0, |info| info.len());
-        let length = presence.members.iter().flatten().map(bytes).sum();
-        if length > MAX_ANSWER_BYTES {
-            presence.members = None;
-        } else {
-            self.check_room(length)?;
-        }
-        self.large(to_json(&PresenceJson { topic, presence: &presence }))
-    }
-
-    async fn disconnect(&self, request: &Disconnect) -> Result<Response<Full<Bytes>>, HttpError> {
-        let connection = match (&request.connection, &request.user) {
-            (Some(connection), None) => connection.0,
-            (None, Some(user)) if !user.is_empty() => {
-                let everywhere = self.janus.disconnect_user_everywhere(user, request.reconnect).await;
-                let closed = everywhere.closed;
-                log::info!(user, closed; "closed the connections of user {user:?} at the request of an operator: {closed}");
-                return Ok(json(&self.closed(everywhere)));
-            }
-            _ => return Err(bad_request("the body: expected either connection or user, and reconnect")),
-        };
-        if self.janus.disconnect(connection, request.reconnect) {
-            log::info!(connection; "closing connection {connection} at the request of an operator");
-            return Ok(json(&Disconnected { connection }));
-        }
-        let message = "no such connection (it may have closed); GET /api/connections lists the open connections";
-        Err(HttpError::new(404, "unknown_connection", message))
-    }
-
-    /// What has become of a request to all nodes. Without an engine there are no other nodes to be told of.
-    pub(super) fn closed(&self, Everywhere { closed, nodes, answered, .. }: Everywhere) -> Closed {
-        let is_node = self.janus.cluster().is_some();
-        Closed { closed, nodes: is_node.then_some(nodes), answered: is_node.then_some(answered) }
     }
 
     /// Reads the body as JSON of this type.
@@ -343,13 +247,7 @@ impl Api {
         no_query(&request)?;
         // Without a preflight, a page of another site can send JSON only under another content type.
         if !has_type(&request, "application/json") {
-            let message = match row_of(request.uri().path()) {
-                "/api/publish" => {
-                    "the body must be JSON with the header Content-Type: application/json, or bytes with Content-Type: \
-                     application/octet-stream"
-                }
-                _ => "the body must be JSON with the header Content-Type: application/json",
-            };
+            let message = "the body must be JSON with the header Content-Type: application/json";
             return Err(HttpError::new(415, "unsupported_media_type", message));
         }
         let body = self.bytes(request).await?;
@@ -386,8 +284,18 @@ impl Api {
     }
 }
 
+/// Refuses a request for a reload that has parameters or a body.
+fn check_reload(request: &Request<Incoming>) -> Result<(), HttpError> {
+    no_query(request)?;
+    // A caller with a body expects settings to be read from there.
+    match request.body().is_end_stream() {
+        true => Ok(()),
+        false => Err(bad_request("the body: this path accepts none; the settings come from the server's file")),
+    }
+}
+
 /// Whether the body of a request is declared as of this type.
-pub(super) fn has_type(request: &Request<Incoming>, kind: &str) -> bool {
+fn has_type(request: &Request<Incoming>, kind: &str) -> bool {
     request.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
         let declared = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
         declared.trim().eq_ignore_ascii_case(kind)
@@ -410,21 +318,6 @@ fn unreadable(error: &(dyn Error + Send + Sync + 'static)) -> HttpError {
         Some(cause) => HttpError::new(400, ErrorCode::BadFrame.as_str(), format!("the chunks of the body: {cause}")),
         None => HttpError::new(400, ErrorCode::UnfinishedFrame.as_str(), format!("the body: {error}")),
     }
-}
-
-/// How many of these messages fit into one answer.
-fn fitting<'a>(messages: impl Iterator<Item = &'a Delivery>) -> usize {
-    let mut bytes = 0;
-    let fits = messages.enumerate().take_while(|(index, message)| {
-        bytes += text_bytes(message);
-        *index == 0 || bytes <= MAX_ANSWER_BYTES
-    });
-    fits.count()
-}
-
-fn text_bytes(message: &Delivery) -> usize {
-    let payload = message.base64().map_or_else(|| message.data(), Base64::as_str);
-    message.event().len() + message.message_id().len() + payload.len()
 }
 
 /// The path of the row for a request's path.
@@ -461,28 +354,6 @@ fn no_query(request: &Request<Incoming>) -> Result<(), HttpError> {
     }
 }
 
-const LIMITS: &str = "a whole number from 1 to 10,000";
-
-fn limit(asked_for: Option<u64>) -> Result<usize, HttpError> {
-    let limit = asked_for.map_or(Some(DEFAULT_LIMIT), |limit| usize::try_from(limit).ok());
-    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
-    limit.ok_or_else(|| bad_request(format!("limit: expected {LIMITS}")))
-}
-
-/// A number in a query, made of digits only.
-pub(super) fn digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// For a request that may succeed later.
-fn unavailable(code: ErrorCode, error: &dyn Error) -> HttpError {
-    HttpError::new(code.http_status(), code.as_str(), error.to_string())
-}
-
-pub(super) fn bad_request(message: impl Into<String>) -> HttpError {
-    HttpError::new(400, ErrorCode::BadRequest.as_str(), message)
-}
-
 pub(super) fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
     response(200, to_json(answer).into())
 }
@@ -493,83 +364,4 @@ fn health(answer: &health::Answer) -> Response<Full<Bytes>> {
 
 pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).expect("answers have only strings as keys of maps")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct History {
-    topic: String,
-    #[serde(default)]
-    since: Option<SinceJson>,
-    #[serde(default)]
-    limit: Option<Whole>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SinceJson {
-    epoch: Epoch,
-    seq: Whole,
-}
-
-/// A whole number in JSON, from 0 to 2^53 − 1; 5.0 is a whole number.
-#[derive(Debug)]
-pub(super) struct Whole(pub(super) u64);
-
-impl Whole {
-    const MAX: u64 = (1 << 53) - 1;
-}
-
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = serde_json::Number::deserialize(deserializer)?;
-        // A float represents every whole number up to `MAX`.
-        let of_float = |number: f64| (number.fract() == 0.0 && number >= 0.0).then_some(number as u64);
-        let whole = number.as_u64().or_else(|| number.as_f64().and_then(of_float)).filter(|whole| *whole <= Self::MAX);
-        whole.map(Self).ok_or_else(|| D::Error::custom("expected a whole number from 0 to 9007199254740991"))
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Disconnect {
-    #[serde(default)]
-    connection: Option<Whole>,
-    #[serde(default)]
-    user: Option<String>,
-    /// Whether the client is told that it may reconnect.
-    reconnect: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct HistoryJson<'a> {
-    topic: &'a str,
-    #[serde(flatten)]
-    history: &'a janus_core::History,
-}
-
-#[derive(Debug, Serialize)]
-struct PresenceJson<'a> {
-    topic: &'a str,
-    #[serde(flatten)]
-    presence: &'a PresenceInfo,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Closed {
-    closed: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nodes: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    answered: Option<usize>,
-}
-
-#[derive(Debug, Serialize)]
-struct Nodes {
-    nodes: Vec<NodeInfo>,
-}
-
-#[derive(Debug, Serialize)]
-struct Disconnected {
-    connection: u64,
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hyper::body::Bytes;
 use hyper::{Response, header};
+use janus_api::busy;
 use janus_core::wire::{ErrorCode, HttpError, HttpRequest, Refusal, Sse};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::Lines;
 use super::access::Access;
-use super::{Lines, busy};
 
 /// Streams at once, of all kinds. A further request gets status 503.
 pub(crate) const MAX_STREAMS: usize = 16;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::Stream as _;
 use hyper::body::Bytes;
 use hyper::{Method, Request, Response};
+use janus_api::{bad_request, check_topic};
 use janus_core::wire::{
     BytesMut, Codec as _, ErrorCode, Heartbeat, HttpError, NumberedMessage, ServerEvent, Sse, Timestamp,
 };
@@ -20,7 +21,6 @@ use janus_core::{Closed, Delivery, Event, SlowConsumer, SubscribeError, Subscrib
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::routes::bad_request;
 use super::streams::{self, Kept, bye};
 use super::{Api, Incoming, Lines};
 
@@ -97,7 +97,7 @@ impl Api {
             if topics.iter().any(|topic| *topic == value) {
                 return Err(bad_request(format!("topic: duplicate topic {value}; name it once")));
             }
-            self.check_topic(&value)?;
+            check_topic(&self.janus, &value)?;
             topics.push(value.into_owned());
         }
         match topics.is_empty() {

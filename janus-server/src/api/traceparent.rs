@@ -3,7 +3,6 @@
 //! Janus makes no spans. With the line in the log, an operator finds the topic and the time of a publication by the
 //! identifier of its trace. The target of the lines is this module, so the lines can be turned on alone.
 
-use hyper::HeaderMap;
 use janus_core::wire::HttpRequest;
 use log::Level;
 
@@ -11,16 +10,6 @@ use log::Level;
 const HEADER: &str = "traceparent";
 
 /// The header, if it is valid and the log wants such lines.
-pub(super) fn of(headers: &HeaderMap) -> Option<String> {
-    if !log::log_enabled!(Level::Debug) {
-        return None;
-    }
-    let mut values = headers.get_all(HEADER).iter();
-    let value = values.next()?.to_str().ok().filter(|value| is_valid(value))?;
-    values.next().is_none().then(|| value.to_owned())
-}
-
-/// The same of a request to the publishing route.
 pub(super) fn in_head(request: &HttpRequest) -> Option<&str> {
     request.header(HEADER).filter(|value| log::log_enabled!(Level::Debug) && is_valid(value))
 }

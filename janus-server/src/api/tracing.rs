@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame};
 use hyper::{Method, Request, Response, header};
+use janus_api::{bad_request, busy, digits};
 use janus_core::wire::HttpError;
 use janus_core::{Trace, TraceError, TraceKind, TraceOptions};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::routes::{bad_request, digits};
-use super::{Api, Incoming, busy};
+use super::{Api, Incoming};
 
 /// How long a trace takes: by default, and at most.
 pub(super) const DEFAULT_SECONDS: u64 = 10;

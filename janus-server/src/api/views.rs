@@ -3,46 +3,39 @@
 
 use std::sync::Arc;
 
+use janus_api::{Rates, Walks, bad_request};
 use janus_core::Janus;
 use janus_core::wire::HttpError;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
-use super::busy;
-use super::inspecting::{SlowView, StatsView, TreeView};
-use super::listing::{ConnectionsView, TopicsView};
-use super::routes::bad_request;
+use super::inspecting::StatsView;
 use crate::live::Live;
 
 /// A look at the server.
 #[derive(Clone, Debug)]
 pub(super) enum View {
     Stats(StatsView),
-    Topics(TopicsView),
-    Connections(ConnectionsView),
-    Slow(SlowView),
-    Tree(TreeView),
+    /// A look that mounts have as well.
+    Instance(janus_api::View),
 }
 
 impl View {
     /// The view of a route, by the path without `/api/`.
     pub(super) fn of(route: &str, query: &str) -> Result<Self, HttpError> {
-        match route {
-            "stats" => StatsView::of(query).map(Self::Stats),
-            "topics" => TopicsView::of(query).map(Self::Topics),
-            "connections" => ConnectionsView::of(query).map(Self::Connections),
-            "slow" => SlowView::of(query).map(Self::Slow),
-            "tree" => TreeView::of(query).map(Self::Tree),
-            _ => Err(bad_request(format!(
+        if route == "stats" {
+            return StatsView::of(query).map(Self::Stats);
+        }
+        let view = janus_api::View::of(route, query).unwrap_or_else(|| {
+            Err(bad_request(format!(
                 "view: unknown view {route:?}; expected stats, topics, connections, slow or tree, with a query as in \
                  view=topics%3Fsort%3Drate"
-            ))),
-        }
+            )))
+        });
+        view.map(Self::Instance)
     }
 
     /// Whether the answer is a picture for people.
     pub(super) fn is_text(&self) -> bool {
-        matches!(self, Self::Tree(tree) if tree.as_text)
+        matches!(self, Self::Instance(view) if view.is_text())
     }
 }
 
@@ -60,21 +53,17 @@ pub(super) enum Looks {
 pub(super) struct Viewer {
     janus: Janus,
     live: Arc<Live>,
-    /// The copy of the supervision tree, which has an entry for each topic.
-    trees: Arc<Semaphore>,
-    /// The walk through all topics or connections. One at a time for a port, and the others wait in line: walks side by
-    /// side would take the cores from the clients.
-    walks: Arc<Semaphore>,
+    walks: Walks,
 }
 
 impl Viewer {
     pub(super) fn new(janus: Janus, live: Arc<Live>) -> Self {
-        Self { janus, live, trees: Arc::new(Semaphore::new(1)), walks: Arc::new(Semaphore::new(1)) }
+        Self { janus, live, walks: Walks::default() }
     }
 
     /// The same with a line of its own: requests that fill another port hold up no operator.
     pub(super) fn with_own_line(&self) -> Self {
-        Self { walks: Arc::new(Semaphore::new(1)), ..self.clone() }
+        Self { walks: self.walks.with_own_line(), ..self.clone() }
     }
 
     pub(super) fn live(&self) -> &Arc<Live> {
@@ -84,48 +73,31 @@ impl Viewer {
     /// The body of the answer.
     pub(super) async fn answer(&self, view: &View, looks: Looks) -> Result<Vec<u8>, HttpError> {
         let janus = self.janus.clone();
-        match view.clone() {
-            View::Stats(view) if view.is_short() => Ok(view.answer(&janus, &self.live)),
+        let view = match view {
+            View::Stats(view) if view.is_short() => return Ok(view.answer(&janus, &self.live)),
             View::Stats(view) => {
-                let live = Arc::clone(&self.live);
-                self.walk(&self.walks, move || view.answer(&janus, &live)).await
+                let (view, live) = (*view, Arc::clone(&self.live));
+                return self.walks.take_other(move || view.answer(&janus, &live)).await;
             }
-            View::Topics(view) => {
-                let rates = &self.live.topic_rates;
-                let rates = match looks {
-                    Looks::Once if view.needs_rates() => rates.wait().await,
-                    Looks::Once => rates.known(),
-                    Looks::EverySecond => {
-                        rates.ask();
-                        rates.known()
-                    }
-                };
-                self.walk(&self.walks, move || view.answer(&janus, rates.as_deref())).await
+            View::Instance(view) => view,
+        };
+        let rates = &self.live.topic_rates;
+        let rates = match (view, looks) {
+            (janus_api::View::Topics(_), Looks::Once) if view.needs_rates() => rates.wait().await,
+            (janus_api::View::Topics(_), Looks::Once) => rates.known(),
+            (janus_api::View::Topics(_), Looks::EverySecond) => {
+                rates.ask();
+                rates.known()
             }
-            View::Connections(view) => self.walk(&self.walks, move || view.answer(&janus)).await,
-            View::Slow(view) => self.walk(&self.walks, move || view.answer(&janus)).await,
-            View::Tree(view) => self.walk(&self.trees, move || view.answer(&janus)).await,
-        }
+            _ => None,
+        };
+        let look = view.clone();
+        let look = move || {
+            let rate_of = |number| rates.as_deref().and_then(|rates| rates.rate_of(number));
+            look.answer(&janus, Some(&rate_of as &Rates<'_>))
+        };
+        self.walks.take(view, look).await
     }
-
-    /// Runs a function that blocks, once its turn has come.
-    async fn walk(
-        &self,
-        turns: &Arc<Semaphore>,
-        walk: impl FnOnce() -> Vec<u8> + Send + 'static,
-    ) -> Result<Vec<u8>, HttpError> {
-        let turn = Arc::clone(turns).acquire_owned().await.map_err(|_| ending())?;
-        let walk = spawn_blocking(move || {
-            let answer = walk();
-            drop(turn);
-            answer
-        });
-        walk.await.map_err(|_| ending())
-    }
-}
-
-fn ending() -> HttpError {
-    busy("the server is ending")
 }
 
 #[cfg(test)]
@@ -142,7 +114,7 @@ mod tests {
         let config = Config { listen: Vec::new(), http_listen: Vec::new(), ..Config::default() };
         let janus = Janus::builder().config(config).start().await.unwrap();
         let busy = Viewer::new(janus.clone(), Arc::new(Live::new(janus.clone())));
-        let _turn = busy.walks.acquire().await.unwrap();
+        let _turn = busy.walks.hold().await;
         let (idle, view) = (busy.with_own_line(), View::of("connections", "").unwrap());
         let answer = timeout(Duration::from_secs(30), idle.answer(&view, Looks::Once)).await.expect("an answer");
         assert_eq!(answer.unwrap(), br#"{"connections":[]}"#);

@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub(crate) use samples::{Figures, KEPT, Listed};
 use samples::{Sample, Samples};
-pub(crate) use topic_rates::{Known, TopicRates};
+pub(crate) use topic_rates::TopicRates;
 
 /// The time from one sample to the next.
 pub(crate) const SECOND: Duration = Duration::from_secs(1);

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::super::events::MAX_VIEWS;
-use super::super::inspecting::{DEFAULT_CHILDREN, DEFAULT_SLOW, MAX_CHILDREN, MAX_SLOW};
-use super::super::publishing::MAX_BROADCAST_TOPICS;
-use super::super::routes::{DEFAULT_LIMIT, MAX_LIMIT, ROUTES, Served};
+use super::super::routes::{ROUTES, Served};
 use super::super::subscribing::MAX_TOPICS;
 use super::super::tracing::{DEFAULT_COUNT, DEFAULT_SECONDS, MAX_COUNT, MAX_SECONDS};
 use super::live::Events;
 use super::*;
 use crate::live::KEPT;
 use crate::logging;
+use janus_api::{
+    DEFAULT_CHILDREN, DEFAULT_LIMIT, DEFAULT_SLOW, MAX_BROADCAST_TOPICS, MAX_CHILDREN, MAX_LIMIT, MAX_SLOW,
+};
 use log::LevelFilter;
 
 fn description() -> Value {

@@ -1,9 +1,9 @@
 //! Tests of publications and broadcasts.
 
 use futures_util::FutureExt;
-use janus_core::{Event, Message, Subscriber};
+use janus_api::PORTION_BYTES;
+use janus_core::{Event, Subscriber};
 
-use super::super::publishing::{PORTION_BYTES, publish_to_all};
 use super::*;
 
 async fn next(subscriber: &mut Subscriber) -> janus_core::Delivery {
@@ -105,21 +105,6 @@ async fn a_broadcast_waits_for_receipts_before_its_next_portion() {
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert_eq!(answer.matches(r#""seq":1,"#).count(), 100, "{answer}");
-}
-
-#[tokio::test]
-async fn a_broadcast_without_subscribers_yields_to_other_tasks() {
-    let server = serve(&settings()).await;
-    let topics: Vec<String> = (0..1_000).map(|number| format!("plain:{number}")).collect();
-    let message = Message::new("plain:0", &"x".repeat(60_000)).unwrap();
-    let mut broadcast = std::pin::pin!(publish_to_all(&server.janus, &message, &topics));
-    let mut turns = 0;
-    let answer = std::future::poll_fn(|cx| {
-        turns += 1;
-        broadcast.as_mut().poll(cx)
-    });
-    assert_eq!(answer.await.status(), 200);
-    assert!(turns > 200, "four topics a turn: {turns}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Tests of histories and lists, and of the memory for large answers.
 
-use super::super::routes::MAX_ANSWER_BYTES;
+use janus_api::MAX_ANSWER_BYTES;
+
 use super::*;
 
 #[tokio::test]
@@ -92,7 +93,7 @@ async fn unread_answers_are_limited_by_their_memory() {
     // Small answers are not affected.
     assert_eq!(server.post("/api/publish", r#"{"topic":"plain:a","data":1}"#).await.status, 200);
     drop(clients);
-    until("the memory to be free", || server.api.answers.available_permits() == MAX_ANSWERS_BYTES).await;
+    until("the memory to be free", || server.api.answers.free() == MAX_ANSWERS_BYTES).await;
     assert_eq!(server.send(&[&request]).await.status, 200);
 }
 

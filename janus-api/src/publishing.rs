@@ -3,83 +3,83 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::{HeaderMap, Request, Response};
-use janus_core::wire::{Base64, ErrorCode, HttpError, IdempotencyKey, PublishQuery};
+use bytes::Bytes;
+use janus_core::wire::{Base64, ErrorCode, HttpError, HttpRequest, IdempotencyKey, PublishQuery};
 use janus_core::{ClientId, Janus, Message, PublishError, Receipt};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
 
-use super::routes::{bad_request, has_type, json};
-use super::{Api, Incoming, traceparent};
+use crate::body::{bad_request, has_type, json, read};
+use crate::check_topic;
 
 /// Topics that one broadcast may go to.
-pub(super) const MAX_BROADCAST_TOPICS: usize = 1_000;
+pub const MAX_BROADCAST_TOPICS: usize = 1_000;
 
 /// A portion of a broadcast, published before the receipts are awaited: at most this many bytes (but at least one
-/// message) to at most [`PORTION_TOPICS`] topics.
-pub(super) const PORTION_BYTES: usize = 256 * 1024;
+/// message) to at most 64 topics.
+pub const PORTION_BYTES: usize = 256 * 1024;
 const PORTION_TOPICS: usize = 64;
 
-impl Api {
-    pub(super) async fn publish(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HttpError> {
-        let traceparent = traceparent::of(request.headers());
-        let key = idempotency_key(request.headers())?;
-        let (topic, event, message_id, payload, exclude) = if has_type(&request, "application/octet-stream") {
-            let PublishQuery { topic, event, message_id, exclude, .. } =
-                PublishQuery::parse(request.uri().query().unwrap_or_default())
-                    .map_err(|error| HttpError::new(400, error.code.as_str(), error.message))?;
-            (topic, event, message_id, Payload::Bytes(self.bytes(request).await?), exclude)
-        } else {
-            let Publish { topic, event, message_id, data, data_base64, exclude } = self.body(request).await?;
-            (topic, event, message_id, Payload::of(data, data_base64)?, exclude)
-        };
-        self.check_topic(&topic)?;
-        traceparent::note(traceparent.as_deref(), &topic);
-        let message = message(&topic, &event, &message_id, &payload, exclude)?;
-        let message = match key {
-            Some(key) => message.idempotency_key(key),
-            None => message,
-        };
-        let receipt = match self.janus.try_publish(message) {
-            Ok(receipt) => receipt.await,
-            Err(error) => Err(error),
-        };
-        let receipt = receipt.map_err(|error| publish_error(&error))?;
-        Ok(json(&receipt))
-    }
+/// Publishes the message of a request. `note` is given the topic before the message goes out.
+pub(crate) async fn publish(
+    janus: &Janus,
+    head: &HttpRequest,
+    body: Bytes,
+    note: impl FnOnce(&str),
+) -> Result<Bytes, HttpError> {
+    let key = idempotency_key(head)?;
+    let (topic, event, message_id, payload, exclude) = if has_type(head, "application/octet-stream") {
+        let PublishQuery { topic, event, message_id, exclude, .. } = PublishQuery::parse(head.query())
+            .map_err(|error| HttpError::new(400, error.code.as_str(), error.message))?;
+        (topic, event, message_id, Payload::Bytes(body), exclude)
+    } else {
+        let Publish { topic, event, message_id, data, data_base64, exclude } = read(&body)?;
+        (topic, event, message_id, Payload::of(data, data_base64)?, exclude)
+    };
+    check_topic(janus, &topic)?;
+    note(&topic);
+    let message = message(&topic, &event, &message_id, &payload, exclude)?;
+    let message = match key {
+        Some(key) => message.idempotency_key(key),
+        None => message,
+    };
+    let receipt = match janus.try_publish(message) {
+        Ok(receipt) => receipt.await,
+        Err(error) => Err(error),
+    };
+    let receipt = receipt.map_err(|error| publish_error(&error))?;
+    Ok(json(&receipt))
+}
 
-    pub(super) async fn broadcast(&self, request: Broadcast) -> Result<Response<Full<Bytes>>, HttpError> {
-        let Broadcast { topics, event, message_id, data, data_base64, exclude } = request;
-        let payload = Payload::of(data, data_base64)?;
-        let count = topics.len();
-        if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
-            return Err(bad_request(format!("topics: expected 1 to {MAX_BROADCAST_TOPICS} topics, got {count}")));
-        }
-        let mut seen = HashSet::new();
-        // Every name is checked before the first message is published.
-        for (index, topic) in topics.iter().enumerate() {
-            if !seen.insert(topic) {
-                return Err(bad_request(format!("topics: duplicate topic {}", serde_json::Value::from(&**topic))));
-            }
-            self.check_topic(topic).map_err(|error| {
-                let message = format!("topics[{index}]: {}", error.message);
-                HttpError { message, ..error }
-            })?;
-        }
-        let message = message(&topics[0], &event, &message_id, &payload, exclude)?;
-        drop(payload);
-        Ok(publish_to_all(&self.janus, &message, &topics).await)
+/// Publishes the message of a request to each of its topics.
+pub(crate) async fn broadcast(janus: &Janus, body: &[u8]) -> Result<Bytes, HttpError> {
+    let Broadcast { topics, event, message_id, data, data_base64, exclude } = read(body)?;
+    let payload = Payload::of(data, data_base64)?;
+    let count = topics.len();
+    if !(1..=MAX_BROADCAST_TOPICS).contains(&count) {
+        return Err(bad_request(format!("topics: expected 1 to {MAX_BROADCAST_TOPICS} topics, got {count}")));
     }
+    let mut seen = HashSet::new();
+    // Every name is checked before the first message is published.
+    for (index, topic) in topics.iter().enumerate() {
+        if !seen.insert(topic) {
+            return Err(bad_request(format!("topics: duplicate topic {}", serde_json::Value::from(&**topic))));
+        }
+        check_topic(janus, topic).map_err(|error| {
+            let message = format!("topics[{index}]: {}", error.message);
+            HttpError { message, ..error }
+        })?;
+    }
+    let message = message(&topics[0], &event, &message_id, &payload, exclude)?;
+    drop(payload);
+    Ok(publish_to_all(janus, &message, &topics).await)
 }
 
 /// The key of the header `Idempotency-Key`, as on the HTTP port.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, HttpError> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = String::from_utf8_lossy(key.as_bytes());
-    text.parse().map(Some).map_err(|error| {
+fn idempotency_key(head: &HttpRequest) -> Result<Option<IdempotencyKey>, HttpError> {
+    let Some(key) = head.header("idempotency-key") else { return Ok(None) };
+    key.parse().map(Some).map_err(|error| {
         HttpError::new(400, ErrorCode::BadPublish.as_str(), format!("the header Idempotency-Key: {error}"))
     })
 }
@@ -131,7 +131,7 @@ fn message(
 ///
 /// A broadcast is completed even if its client disconnects: neither port looks at the connection before the answer is
 /// ready. Messages go out in portions. Each portion waits for its receipts, and then other tasks get a turn.
-pub(super) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Response<Full<Bytes>> {
+pub(crate) async fn publish_to_all(janus: &Janus, message: &Message, topics: &[String]) -> Bytes {
     let mut results = Vec::with_capacity(topics.len());
     let portion = (PORTION_BYTES / message.len()).clamp(1, PORTION_TOPICS);
     for topics in topics.chunks(portion) {
@@ -169,7 +169,7 @@ fn publish_error(error: &PublishError) -> HttpError {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Publish {
+struct Publish {
     topic: String,
     #[serde(default)]
     event: String,
@@ -184,7 +184,7 @@ pub(super) struct Publish {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Broadcast {
+struct Broadcast {
     topics: Vec<String>,
     #[serde(default)]
     event: String,

@@ -10,9 +10,10 @@ use janus_core::wire::{HttpError, TopicName};
 use janus_core::{ConnectionInfo, ConnectionOrder, ConnectionQuery, Janus, PeerFilter, TopicInfo};
 use serde::Serialize;
 
-use super::query::Query;
-use super::routes::{DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_LIMIT, bad_request, digits, to_json};
-use crate::live::Known;
+use crate::body::{bad_request, digits, to_json};
+use crate::query::Query;
+use crate::view::Rates;
+use crate::{DEFAULT_LIMIT, MAX_ANSWER_BYTES, MAX_LIMIT};
 
 /// Topics looked up at once.
 const PORTION: usize = 1_024;
@@ -22,7 +23,7 @@ const CONNECTION_DIGITS: usize = 16;
 
 /// A list of topics.
 #[derive(Clone, Debug)]
-pub(super) struct TopicsView {
+pub struct TopicsView {
     prefix: String,
     sort: TopicSort,
     after: String,
@@ -38,7 +39,7 @@ enum TopicSort {
 }
 
 impl TopicsView {
-    pub(super) fn of(query: &str) -> Result<Self, HttpError> {
+    pub(crate) fn of(query: &str) -> Result<Self, HttpError> {
         let query = Query::of(query, &["limit", "after", "prefix", "sort"])?;
         let sorts = [
             ("name", TopicSort::Name),
@@ -58,11 +59,11 @@ impl TopicsView {
     }
 
     /// Whether the order depends on the rates of topics.
-    pub(super) fn needs_rates(&self) -> bool {
+    pub(crate) fn needs_rates(&self) -> bool {
         self.sort == TopicSort::Rate
     }
 
-    pub(super) fn answer(&self, janus: &Janus, rates: Option<&Known>) -> Vec<u8> {
+    pub(crate) fn answer(&self, janus: &Janus, rates: Option<&Rates<'_>>) -> Vec<u8> {
         if self.sort == TopicSort::Name {
             let mut topics = janus.topics_with_prefix(&self.prefix, &self.after, self.limit + 1);
             let mut more = topics.len() > self.limit;
@@ -77,14 +78,14 @@ impl TopicsView {
     }
 
     /// The first topics in an order other than that of the names, and how many topics there are.
-    fn sorted(&self, janus: &Janus, rates: Option<&Known>) -> (Vec<TopicInfo>, usize) {
+    fn sorted(&self, janus: &Janus, rates: Option<&Rates<'_>>) -> (Vec<TopicInfo>, usize) {
         let key = |topic: &TopicInfo| match self.sort {
             TopicSort::Name => 0,
             TopicSort::Subscribers => topic.subscribers as u64,
             TopicSort::InFlight => topic.in_flight as u64,
             // A topic with an unknown rate comes behind a topic without messages. A rate has three decimals.
             TopicSort::Rate => {
-                let rate = rates.and_then(|rates| rates.rate_of(topic.number));
+                let rate = rates.and_then(|rates| rates(topic.number));
                 rate.map_or(0, |rate| (rate * 1_000.0) as u64 + 1)
             }
         };
@@ -155,14 +156,14 @@ impl Ord for Sorted {
 
 /// A list of connections.
 #[derive(Clone, Debug)]
-pub(super) struct ConnectionsView {
+pub struct ConnectionsView {
     query: ConnectionQuery,
     limit: usize,
     by_number: bool,
 }
 
 impl ConnectionsView {
-    pub(super) fn of(query: &str) -> Result<Self, HttpError> {
+    pub(crate) fn of(query: &str) -> Result<Self, HttpError> {
         let query = Query::of(query, &["limit", "after", "sort", "user", "peer", "transport", "topic"])?;
         let orders = [
             ("number", ConnectionOrder::Number),
@@ -198,7 +199,7 @@ impl ConnectionsView {
         Ok(Self { query: wanted, limit, by_number })
     }
 
-    pub(super) fn answer(&self, janus: &Janus) -> Vec<u8> {
+    pub(crate) fn answer(&self, janus: &Janus) -> Vec<u8> {
         let mut found = janus.find_connections(&self.query);
         let more = found.connections.len() > self.limit;
         found.connections.truncate(self.limit);
@@ -227,13 +228,13 @@ struct TopicJson<'a> {
 }
 
 impl<'a> TopicJson<'a> {
-    fn of_all(topics: &'a [TopicInfo], rates: Option<&Known>) -> Vec<Self> {
+    fn of_all(topics: &'a [TopicInfo], rates: Option<&Rates<'_>>) -> Vec<Self> {
         let of = |topic: &'a TopicInfo| Self {
             topic: topic.name.as_str(),
             subscribers: topic.subscribers,
             in_flight: topic.in_flight,
             available: topic.available,
-            messages_per_second: rates.and_then(|rates| rates.rate_of(topic.number)),
+            messages_per_second: rates.and_then(|rates| rates(topic.number)),
         };
         topics.iter().map(of).collect()
     }

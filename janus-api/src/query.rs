@@ -6,17 +6,19 @@ use std::collections::HashMap;
 
 use janus_core::wire::HttpError;
 
-use super::routes::{bad_request, digits};
+use crate::body::{bad_request, digits};
 
 /// The parameters of a request by their names.
 #[derive(Debug, Default)]
-pub(super) struct Query(HashMap<String, String>);
+pub struct Query(HashMap<String, String>);
 
 impl Query {
+    /// Reads the parameters of a query.
+    ///
     /// # Errors
     ///
     /// A parameter that is not `accepted`, or comes twice.
-    pub(super) fn of(query: &str, accepted: &[&str]) -> Result<Self, HttpError> {
+    pub fn of(query: &str, accepted: &[&str]) -> Result<Self, HttpError> {
         let mut parameters = HashMap::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if !accepted.contains(&&*name) {
@@ -30,12 +32,17 @@ impl Query {
     }
 
     /// A text; an empty text is none.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
     }
 
     /// A whole number from 1 to `max`.
-    pub(super) fn number(&self, name: &str, max: usize) -> Result<Option<usize>, HttpError> {
+    ///
+    /// # Errors
+    ///
+    /// What was expected, for any other text.
+    pub fn number(&self, name: &str, max: usize) -> Result<Option<usize>, HttpError> {
         let Some(text) = self.0.get(name) else { return Ok(None) };
         let number = digits(text).and_then(|number| usize::try_from(number).ok());
         let number = number.filter(|number| (1..=max).contains(number));
@@ -44,7 +51,11 @@ impl Query {
     }
 
     /// The value of one of these words.
-    pub(super) fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, HttpError> {
+    ///
+    /// # Errors
+    ///
+    /// What was expected, for any other word.
+    pub fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, HttpError> {
         let Some(text) = self.0.get(name) else { return Ok(None) };
         let found = words.iter().find(|(word, _)| word == text).map(|(_, value)| *value);
         found.map(Some).ok_or_else(|| {
@@ -64,7 +75,8 @@ fn in_words(words: &[&str], last: &str) -> String {
 }
 
 /// A number with its thousands set apart: 10,000.
-pub(super) fn grouped(number: usize) -> String {
+#[must_use]
+pub fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let from_end = |place: usize| digits.len() - place;
     let with_comma = |(place, digit): (usize, char)| {
