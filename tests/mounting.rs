@@ -20,6 +20,8 @@ mod alone;
 mod axum_example;
 #[path = "mounting/http2.rs"]
 mod http2;
+#[path = "mounting/own.rs"]
+mod own;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -305,7 +307,7 @@ fn actix_alone(janus: Janus) -> BoxFuture<'static, Site> {
 }
 
 macro_rules! in_both {
-    ($($behaviour:ident),+ $(,)? ; $($alone:ident),+ $(,)?) => {
+    ($($behaviour:ident),+ $(,)? ; $($alone:ident),+ $(,)? ; $($own:ident),+ $(,)?) => {
         mod in_axum {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
@@ -314,6 +316,10 @@ macro_rules! in_both {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $alone() {
                 super::alone::$alone(super::axum_alone).await;
+            })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $own() {
+                super::own::$own(super::own::axum_with_api).await;
             })+
         }
 
@@ -325,6 +331,10 @@ macro_rules! in_both {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $alone() {
                 super::alone::$alone(super::actix_alone).await;
+            })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $own() {
+                super::own::$own(super::own::actix_with_api).await;
             })+
         }
     };
@@ -348,5 +358,9 @@ in_both!(
     the_end_of_an_identity_ends_the_client,
     a_page_of_an_allowed_origin_may_ask_in_advance_and_read_the_answer,
     a_client_that_goes_away_is_gone_for_janus,
-    a_request_publishes_by_the_right_of_its_client,
+    a_request_publishes_by_the_right_of_its_client;
+    the_programs_own_paths_are_served,
+    a_refused_body_is_told_in_the_form_of_all_answers,
+    a_page_of_an_allowed_origin_may_publish_and_read_the_receipt,
+    operators_have_the_api_and_strangers_have_not,
 );

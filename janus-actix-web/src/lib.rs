@@ -58,6 +58,47 @@
 //!
 //! Without such a middleware the hooks decide, as on Janus's own port; without hooks, every client may subscribe.
 //!
+//! # The API of operators
+//!
+//! [`api`] has the routes that publish, list, read and disconnect without asking whose message or client it is. **Each
+//! request has all rights**, so the routes are apart from those of clients, and refuse every request that no middleware of the
+//! program has marked with an [`Operator`]:
+//!
+//! ```
+//! use actix_web::body::MessageBody;
+//! use actix_web::dev::{ServiceRequest, ServiceResponse};
+//! use actix_web::middleware::{Next, from_fn};
+//! use actix_web::web::{self, ServiceConfig};
+//! use actix_web::{Error, HttpMessage as _, error};
+//! use janus_actix_web::Operator;
+//!
+//! async fn only_operators(
+//!     request: ServiceRequest,
+//!     next: Next<impl MessageBody>,
+//! ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+//!     if !is_operator(&request) {
+//!         return Err(error::ErrorUnauthorized("this path is for operators"));
+//!     }
+//!     request.extensions_mut().insert(Operator);
+//!     next.call(request).await
+//! }
+//!
+//! /// Whether a session, a key or a certificate is that of an operator, by the means of the program.
+//! fn is_operator(request: &ServiceRequest) -> bool {
+//! #   let _ = request;
+//!     false
+//! }
+//!
+//! fn app(janus: &janus_core::Janus) -> impl FnOnce(&mut ServiceConfig) + use<> {
+//!     let (clients, operators) = (janus_actix_web::routes(janus), janus_actix_web::api(janus));
+//!     move |config| {
+//!         // /admin/api/topics, and so on.
+//!         config.service(web::scope("/admin").wrap(from_fn(only_operators)).configure(operators));
+//!         clients(config);
+//!     }
+//! }
+//! ```
+//!
 //! # Shutting down
 //!
 //! Streams and WebSockets last as long as Janus: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then the
@@ -70,13 +111,23 @@ use actix_web::http::{StatusCode, Version};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, rt};
 use futures_util::StreamExt as _;
-use janus_core::Janus;
+use janus_api::ROUTES;
+pub use janus_api::{Api, Operator};
 use janus_core::hooks::Identity;
-use janus_core::mount::{Answer, Input, Mount};
+use janus_core::mount::{Answer, BodyError, Input, Mount};
 use janus_core::wire::{self, HttpError, Peer};
+use janus_core::{Janus, RouteResponse};
 
-/// The routes `/ws`, `/events` and `/api/publish` of an instance, for the `configure` of an app or of a scope. A middleware around the scope comes
-/// before Janus.
+/// The routes `/ws`, `/events` and `/api/publish` of an instance, and the paths of its [`Builder::websocket`] and
+/// [`Builder::route`], for the `configure` of an app or of a scope. A middleware around the scope comes before Janus. Where a
+/// path of the program is one of the three, the three come first.
+///
+/// A page of another origin may use `/events` and `/api/publish` under
+/// [`Config::allowed_origins`](janus_core::Config::allowed_origins), and the preflights of its browser are answered here, if the
+/// middlewares let `OPTIONS` through.
+///
+/// [`Builder::websocket`]: janus_core::Builder::websocket
+/// [`Builder::route`]: janus_core::Builder::route
 ///
 /// The address of the client is that of the connection; over a Unix socket the client counts as local. A middleware may name another
 /// [`Peer`] in the extensions of the request.
@@ -86,19 +137,120 @@ use janus_core::wire::{self, HttpError, Peer};
 pub fn routes(janus: &Janus) -> impl FnOnce(&mut ServiceConfig) + Clone + use<> {
     let mount = Mount::new(janus);
     move |config| {
-        let (for_events, for_publish) = (mount.clone(), mount.clone());
-        let websocket = move |request: HttpRequest, payload: Payload| websocket(mount.clone(), request, payload);
+        let (for_websocket, for_events, for_publish) = (mount.clone(), mount.clone(), mount.clone());
+        let websocket = move |request: HttpRequest, payload: Payload| {
+            let asked = asked(&request, "/ws");
+            websocket(for_websocket.clone(), asked, payload)
+        };
         let events = move |request: HttpRequest| events(for_events.clone(), request);
         let publish = move |request: HttpRequest, payload: Payload| publish(for_publish.clone(), request, payload);
         config
             .service(web::resource("/ws").to(websocket))
             .service(web::resource("/events").to(events))
             .service(web::resource("/api/publish").to(publish));
+        for pattern in mount.paths() {
+            let (mount, text) = (mount.clone(), pattern.to_string());
+            let resource = web::resource(in_words_of_actix(&text));
+            let of_program = move |request: HttpRequest, payload: Payload| {
+                let asked = asked(&request, &below_scope(&request, &text));
+                of_program(mount.clone(), asked, payload)
+            };
+            config.service(resource.to(of_program));
+        }
     }
 }
 
-async fn websocket(mount: Mount, request: HttpRequest, payload: Payload) -> HttpResponse {
-    let (head, peer, identity) = asked(&request);
+/// The routes of [`janus_api::ROUTES`], for operators: see the [crate's documentation](crate#the-api-of-operators). **Without
+/// an [`Operator`] in the extensions, each request is refused with status 403.**
+///
+/// `/api/publish` is among the paths: in one scope with [`routes`], the path belongs to what is configured first.
+pub fn api(janus: &Janus) -> impl FnOnce(&mut ServiceConfig) + Clone + use<> {
+    api_of(&Api::new(janus))
+}
+
+/// As [`api`], with limits of the program's choice.
+pub fn api_of(api: &Api) -> impl FnOnce(&mut ServiceConfig) + Clone + use<> {
+    let api = api.clone();
+    move |config| {
+        for (path, ..) in ROUTES {
+            let api = api.clone();
+            let operate = move |request: HttpRequest, payload: Payload| operate(api.clone(), path, request, payload);
+            config.service(web::resource(path).to(operate));
+        }
+    }
+}
+
+/// The name of the part of a path behind the common beginning.
+const REST: &str = "rest";
+
+/// A pattern as actix-web writes it.
+fn in_words_of_actix(pattern: &str) -> String {
+    let mut words = String::new();
+    for (at, character) in pattern.trim_end_matches('*').char_indices() {
+        match character {
+            // A brace is literal inside of an expression alone.
+            '{' => words.push_str(&format!("{{brace{at}:\\x7B}}")),
+            '}' => words.push_str(&format!("{{brace{at}:\\x7D}}")),
+            _ => words.push(character),
+        }
+    }
+    if pattern.ends_with('*') {
+        words.push_str(&format!("{{{REST}:.*}}"));
+    }
+    words
+}
+
+/// The path of a request as it would be without the scopes around, for one of the paths of this pattern. Escapes stay as sent.
+fn below_scope(request: &HttpRequest, pattern: &str) -> String {
+    let Some(beginning) = pattern.strip_suffix('*') else { return pattern.to_owned() };
+    // actix-web undoes escapes, except those of slashes.
+    let slashes = request.match_info().get(REST).unwrap_or_default().matches('/').count();
+    let path = request.uri().path();
+    let segments: Vec<&str> = path.rsplitn(slashes + 2, '/').collect();
+    let last = &segments[..segments.len().saturating_sub(1)];
+    let folder = &beginning[..=beginning.rfind('/').unwrap_or_default()];
+    let rest: Vec<&str> = last.iter().rev().copied().collect();
+    format!("{folder}{}", rest.join("/"))
+}
+
+/// The head of a request, its peer, and the identity that the program has given.
+type Asked = (wire::HttpRequest, Peer, Option<Identity>);
+
+/// A request to a path of the program's own.
+async fn of_program(mount: Mount, asked: Asked, payload: Payload) -> HttpResponse {
+    if mount.is_websocket(asked.0.path()) {
+        return websocket(mount, asked, payload).await;
+    }
+    let (head, peer, _) = asked;
+    let routed = match mount.route(head.clone(), peer) {
+        Ok(routed) => routed,
+        Err(answer) => return response(answer),
+    };
+    match body_of(payload, mount.janus(), routed.max_body_bytes()).await {
+        Ok(body) => response(routed.answer(body).await),
+        Err(error) => response(mount.refusal(&HttpError::from(&error), &head)),
+    }
+}
+
+/// A request to the API of operators.
+async fn operate(api: Api, path: &'static str, request: HttpRequest, payload: Payload) -> HttpResponse {
+    let operator = request.extensions().get::<Operator>().copied();
+    let (head, ..) = asked(&request, path);
+    let admitted = match api.admit(path, head, operator) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return response(refusal.into()),
+    };
+    let body = match admitted.has_body() {
+        true => body_of(payload, api.janus(), api.janus().config().max_frame_bytes).await,
+        false => Ok(web::Bytes::new()),
+    };
+    response(match body {
+        Ok(body) => admitted.answer(body).await.into(),
+        Err(error) => RouteResponse::from(&HttpError::from(&error)).into(),
+    })
+}
+
+async fn websocket(mount: Mount, (head, peer, identity): Asked, payload: Payload) -> HttpResponse {
     let accepted = match mount.websocket(head, peer, identity).await {
         Ok(accepted) => accepted,
         Err(answer) => return response(answer),
@@ -129,28 +281,36 @@ async fn pass_on(mut payload: Payload, mut input: Input) {
 }
 
 async fn events(mount: Mount, request: HttpRequest) -> HttpResponse {
-    let (head, peer, identity) = asked(&request);
+    let (head, peer, identity) = asked(&request, "/events");
     response(mount.events(head, peer, identity).await)
 }
 
 async fn publish(mount: Mount, request: HttpRequest, payload: Payload) -> HttpResponse {
-    let (head, peer, identity) = asked(&request);
-    let config = mount.janus().config();
-    let body = payload.to_bytes_limited(config.max_frame_bytes);
-    let error = match rt::time::timeout(config.frame_timeout, body).await {
-        Ok(Ok(Ok(body))) => return response(mount.publish(head, &body, peer, identity).await),
-        Ok(Ok(Err(error))) => return HttpResponse::from_error(error),
-        Ok(Err(_)) => HttpError::new(413, "frame_too_large", "the body is longer than max_frame_bytes"),
-        Err(_) => HttpError::new(408, "frame_timeout", "the body did not come within frame_timeout"),
-    };
-    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    HttpResponse::build(status).content_type("application/json").body(error.body())
+    let (head, peer, identity) = asked(&request, "/api/publish");
+    match body_of(payload, mount.janus(), mount.janus().config().max_frame_bytes).await {
+        Ok(body) => response(mount.publish(head, &body, peer, identity).await),
+        Err(error) => response(mount.refusal(&HttpError::from(&error), &head)),
+    }
 }
 
-fn asked(request: &HttpRequest) -> (wire::HttpRequest, Peer, Option<Identity>) {
+async fn body_of(payload: Payload, janus: &Janus, max: usize) -> Result<web::Bytes, BodyError> {
+    match rt::time::timeout(janus.config().frame_timeout, payload.to_bytes_limited(max)).await {
+        Ok(Ok(Ok(body))) => Ok(body),
+        Ok(Ok(Err(error))) => Err(BodyError::Broken(error.to_string())),
+        Ok(Err(_)) => Err(BodyError::TooLarge(max)),
+        Err(_) => Err(BodyError::TooSlow),
+    }
+}
+
+/// What is asked at a path, which is that of the request without the scopes around.
+fn asked(request: &HttpRequest, path: &str) -> Asked {
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let head = wire::HttpRequest::new(request.method().as_str(), request.uri().to_string(), headers);
-    let head = wire::HttpRequest { is_http_1_0: request.version() == Version::HTTP_10, ..head };
+    let target = match head.query() {
+        "" => path.to_owned(),
+        query => format!("{path}?{query}"),
+    };
+    let head = wire::HttpRequest { target, is_http_1_0: request.version() == Version::HTTP_10, ..head };
     let extensions = request.extensions();
     let peer = extensions.get::<Peer>().copied();
     let peer = peer.unwrap_or_else(|| request.peer_addr().map_or(Peer::Local, Peer::Addr));

@@ -54,6 +54,40 @@
 //!
 //! Without such a middleware the hooks decide, as on Janus's own port; without hooks, every client may subscribe.
 //!
+//! # The API of operators
+//!
+//! [`api`] has the routes that publish, list, read and disconnect without asking whose message or client it is. **Each
+//! request has all rights**, so the routes are apart from those of clients, and refuse every request that no middleware of the
+//! program has marked with an [`Operator`]:
+//!
+//! ```
+//! use axum::Router;
+//! use axum::extract::Request;
+//! use axum::http::StatusCode;
+//! use axum::middleware::{self, Next};
+//! use axum::response::Response;
+//! use janus_axum::Operator;
+//!
+//! async fn only_operators(mut request: Request, next: Next) -> Result<Response, StatusCode> {
+//!     if !is_operator(&request) {
+//!         return Err(StatusCode::UNAUTHORIZED);
+//!     }
+//!     request.extensions_mut().insert(Operator);
+//!     Ok(next.run(request).await)
+//! }
+//!
+//! /// Whether a session, a key or a certificate is that of an operator, by the means of the program.
+//! fn is_operator(request: &Request) -> bool {
+//! #   let _ = request;
+//!     false
+//! }
+//!
+//! fn app(janus: &janus_core::Janus) -> Router {
+//!     let admin = janus_axum::api(janus).layer(middleware::from_fn(only_operators));
+//!     Router::new().merge(janus_axum::routes(janus)).nest("/admin", admin) // /admin/api/topics, and so on
+//! }
+//! ```
+//!
 //! # Shutting down
 //!
 //! Streams and WebSockets last as long as Janus: shut Janus down first ([`Janus::shutdown`] says goodbye to each client), and then the
@@ -61,6 +95,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Once;
 
@@ -69,19 +104,30 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use axum::routing::any;
 use axum::{RequestExt as _, Router};
+use http_body_util::LengthLimitError;
 use hyper::body::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
+use janus_api::ROUTES;
+pub use janus_api::{Api, Operator};
 use janus_core::hooks::Identity;
-use janus_core::mount::{Answer, Mount};
-use janus_core::wire::{HttpError, HttpRequest, Peer};
-use janus_core::{Incoming, Janus};
+use janus_core::mount::{Answer, BodyError, Mount};
+use janus_core::wire::{HttpError, HttpRequest, PathPattern, Peer};
+use janus_core::{Incoming, Janus, RouteResponse};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The routes `/ws`, `/events` and `/api/publish` of an instance, to be [merged](Router::merge) into the program's router, or
-/// [nested](Router::nest) below a path. A layer around them comes before Janus.
+/// The routes `/ws`, `/events` and `/api/publish` of an instance, and the paths of its [`Builder::websocket`] and
+/// [`Builder::route`], to be [merged](Router::merge) into the program's router, or [nested](Router::nest) below a path. A layer
+/// around them comes before Janus. Where a path of the program is one of the three, the three come first.
+///
+/// A page of another origin may use `/events` and `/api/publish` under
+/// [`Config::allowed_origins`](janus_core::Config::allowed_origins), and the preflights of its browser are answered here, if the
+/// layers let `OPTIONS` through.
+///
+/// [`Builder::websocket`]: janus_core::Builder::websocket
+/// [`Builder::route`]: janus_core::Builder::route
 ///
 /// Serve the app with [`into_make_service_with_connect_info`](Router::into_make_service_with_connect_info)`::<SocketAddr>()`: the
 /// limits of an address need the address of the client. A middleware may name another [`Peer`] in the extensions of the request, such as
@@ -90,11 +136,46 @@ use tokio::time::timeout;
 /// The routes keep the instance running, like any other handle. Clients are refused as [`Mount::websocket`],
 /// [`Mount::events`] and [`Mount::publish`] say.
 pub fn routes<S: Clone + Send + Sync + 'static>(janus: &Janus) -> Router<S> {
-    Router::new()
+    let mount = Mount::new(janus);
+    let mut router = Router::new()
+        .without_v07_checks()
         .route("/ws", any(websocket))
         .route("/events", any(events))
-        .route("/api/publish", any(publish))
-        .with_state(Mount::new(janus))
+        .route("/api/publish", any(publish));
+    let mut taken = ["/ws", "/events", "/api/publish"].map(str::to_owned).to_vec();
+    for path in mount.paths().iter().flat_map(in_words_of_axum) {
+        if !taken.contains(&path) {
+            router = router.route(&path, any(of_program));
+            taken.push(path);
+        }
+    }
+    router.with_state(mount)
+}
+
+/// The routes of [`janus_api::ROUTES`], for operators: see the [crate's documentation](crate#the-api-of-operators). **Without
+/// an [`Operator`] in the extensions, each request is refused with status 403.**
+///
+/// `/api/publish` is among the paths, so the router cannot be merged beside [`routes`] at the same place: axum panics. Nest one
+/// of the two, or serve the API on a port of its own.
+pub fn api<S: Clone + Send + Sync + 'static>(janus: &Janus) -> Router<S> {
+    api_of(&Api::new(janus))
+}
+
+/// As [`api`], with limits of the program's choice.
+pub fn api_of<S: Clone + Send + Sync + 'static>(api: &Api) -> Router<S> {
+    let route = |router: Router<Api>, (path, ..): (&'static str, &str, _)| {
+        router.route(path, any(move |State(api): State<Api>, request: Request| operate(api, path, request)))
+    };
+    ROUTES.into_iter().fold(Router::new(), route).with_state(api.clone())
+}
+
+/// The paths of a pattern as axum writes them.
+fn in_words_of_axum(pattern: &PathPattern) -> Vec<String> {
+    let text = pattern.to_string();
+    let escaped = text.trim_end_matches('*').replace('{', "{{").replace('}', "}}");
+    // A part of a path at the end of axum's is never empty.
+    let all = text.ends_with('*').then(|| format!("{escaped}{{*rest}}"));
+    [escaped].into_iter().chain(all).collect()
 }
 
 async fn websocket(State(mount): State<Mount>, mut request: Request) -> Response<Body> {
@@ -132,14 +213,56 @@ async fn publish(State(mount): State<Mount>, mut request: Request) -> Response<B
     let Some(peer) = peer_of(&mut request).await else { return unknown_peer() };
     let identity = request.extensions().get::<Identity>().cloned();
     let head = head_of(&request);
-    let config = mount.janus().config();
-    let body = to_bytes(request.into_body(), config.max_frame_bytes);
-    let error = match timeout(config.frame_timeout, body).await {
-        Ok(Ok(body)) => return response(mount.publish(head, &body, peer, identity).await),
-        Ok(Err(_)) => HttpError::new(413, "frame_too_large", "the body is incomplete, or longer than max_frame_bytes"),
-        Err(_) => HttpError::new(408, "frame_timeout", "the body did not come within frame_timeout"),
+    match body_of(request, mount.janus(), mount.janus().config().max_frame_bytes).await {
+        Ok(body) => response(mount.publish(head, &body, peer, identity).await),
+        Err(error) => response(mount.refusal(&HttpError::from(&error), &head)),
+    }
+}
+
+/// A request to a path of the program's own.
+async fn of_program(State(mount): State<Mount>, mut request: Request) -> Response<Body> {
+    if mount.is_websocket(request.uri().path()) {
+        return websocket(State(mount), request).await;
+    }
+    let Some(peer) = peer_of(&mut request).await else { return unknown_peer() };
+    let head = head_of(&request);
+    let routed = match mount.route(head.clone(), peer) {
+        Ok(routed) => routed,
+        Err(answer) => return response(answer),
     };
-    refusal(&error)
+    match body_of(request, mount.janus(), routed.max_body_bytes()).await {
+        Ok(body) => response(routed.answer(body).await),
+        Err(error) => response(mount.refusal(&HttpError::from(&error), &head)),
+    }
+}
+
+/// A request to the API of operators.
+async fn operate(api: Api, path: &'static str, request: Request) -> Response<Body> {
+    let operator = request.extensions().get::<Operator>().copied();
+    let admitted = match api.admit(path, head_of(&request), operator) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return response(refusal.into()),
+    };
+    let body = match admitted.has_body() {
+        true => body_of(request, api.janus(), api.janus().config().max_frame_bytes).await,
+        false => Ok(Bytes::new()),
+    };
+    response(match body {
+        Ok(body) => admitted.answer(body).await.into(),
+        Err(error) => RouteResponse::from(&HttpError::from(&error)).into(),
+    })
+}
+
+async fn body_of(request: Request, janus: &Janus, max: usize) -> Result<Bytes, BodyError> {
+    match timeout(janus.config().frame_timeout, to_bytes(request.into_body(), max)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => {
+            let mut causes = std::iter::successors(Some(&error as &(dyn Error + 'static)), |&cause| cause.source());
+            let is_too_large = causes.any(|cause| cause.is::<LengthLimitError>());
+            Err(if is_too_large { BodyError::TooLarge(max) } else { BodyError::Broken(error.to_string()) })
+        }
+        Err(_) => Err(BodyError::TooSlow),
+    }
 }
 
 async fn peer_of(request: &mut Request) -> Option<Peer> {
@@ -204,14 +327,7 @@ fn unknown_peer() -> Response<Body> {
                            into_make_service_with_connect_info::<SocketAddr>(), or put a janus_core::wire::Peer into the \
                            extensions of the request";
     TOLD.call_once(|| log::error!("{MESSAGE}"));
-    refusal(&HttpError::new(500, "internal", MESSAGE))
-}
-
-fn refusal(error: &HttpError) -> Response<Body> {
-    let mut response = Response::new(Body::from(error.body()));
-    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    put(&mut response, "content-type", "application/json");
-    response
+    response(RouteResponse::from(&HttpError::new(500, "internal", MESSAGE)).into())
 }
 
 #[cfg(doctest)]

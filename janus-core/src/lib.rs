@@ -51,7 +51,7 @@
 //! | decide about clients, and hear of them | [`hooks`] and [`Builder::hooks`] |
 //! | run actors in the same tree | [`Builder::child`], [`supervision`] |
 //! | test a program | the feature `testing`: a server on a port of its own, a client, time that a test moves |
-//! | be a part of a web application | [`mount::Mount`]; the crates `janus-axum` and `janus-actix-web` mount it in one line |
+//! | be a part of a web application | [`mount::Mount`]; the crates `janus-axum` and `janus-actix-web` mount it in one line, and the HTTP API of the crate `janus-api` in another |
 //! | serve another protocol, or streams of another server | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; the feature `conformance` checks them |
 //! | serve TLS, with the feature `tls` | [`Config::tls_listen`], [`Config::https_listen`], [`Config::tls_cert`]; `Builder::tls`, `Janus::reload_certificates` |
 //! | watch | [`Janus::stats`], [`Janus::metrics`] for an exporter, [`Janus::topics`], [`Janus::connections`], [`Janus::find_connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::topic_counts`] for rates, [`Janus::trace`], [`Janus::tree`] |
@@ -174,7 +174,7 @@ pub mod wire;
 ///
 /// The crates `janus-axum` and `janus-actix-web` do the rest for those frameworks.
 pub mod mount {
-    pub use crate::instance::mount::{Answer, Body, Input, Mount, Upgrade};
+    pub use crate::instance::mount::{Answer, Body, BodyError, Input, Mount, Routed, Upgrade};
 }
 
 #[doc(hidden)]

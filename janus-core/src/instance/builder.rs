@@ -289,8 +289,8 @@ impl Builder {
         self
     }
 
-    /// Serves other protocols of WebSockets on [`Config::http_listen`] and [`Config::https_listen`], at these paths; see
-    /// [`MessageProtocol`](crate::wire::websocket::MessageProtocol). The `Origin` of each request is checked as for `/ws`.
+    /// Serves other protocols of WebSockets on [`Config::http_listen`] and [`Config::https_listen`], and in a
+    /// [`Mount`](crate::mount::Mount), at these paths; see [`MessageProtocol`](crate::wire::websocket::MessageProtocol). The `Origin` of each request is checked as for `/ws`.
     ///
     /// The paths must have none in common with `/ws`, `/events`, a [`publish_route`](Self::publish_route), and the paths of
     /// other protocols: [`start`](Self::start) fails otherwise. They come before every [`route`](Self::route), whose paths
@@ -310,8 +310,8 @@ impl Builder {
         self
     }
 
-    /// Answers requests on [`Config::http_listen`] and [`Config::https_listen`] with a function of the program; see
-    /// [`HttpRoute`]. Several routes may share their paths, for different methods; of several routes that fit a request, the
+    /// Answers requests on [`Config::http_listen`] and [`Config::https_listen`], and in a [`Mount`](crate::mount::Mount), with a
+    /// function of the program; see [`HttpRoute`]. Several routes may share their paths, for different methods; of several routes that fit a request, the
     /// first counts. The routes come before [`pass_on`](Self::pass_on), and a path of no route is answered with 404 if there is
     /// no `pass_on`.
     ///
@@ -496,11 +496,11 @@ impl Builder {
         }
         let started = hooks.start(&config, !self.routes.is_empty()).map_err(StartupError::Thread)?;
         let Started { hooks, runtime, thread: hook_thread } = started;
-        let pass_on = match runtime.filter(|_| !self.routes.is_empty()) {
-            Some(runtime) => {
-                let router = Router::new(self.routes, self.pass_on, janus.clone(), runtime);
-                Some(Arc::new(move |passed_on| router.take(passed_on)) as PassOn)
-            }
+        let runtime = runtime.filter(|_| !self.routes.is_empty());
+        let routes = (self.routes, self.pass_on.clone());
+        let router = runtime.map(|runtime| Arc::new(Router::new(routes.0, routes.1, janus.clone(), runtime)));
+        let pass_on = match router.clone() {
+            Some(router) => Some(Arc::new(move |passed_on| router.take(passed_on)) as PassOn),
             None => self.pass_on,
         };
         let http = HttpParts { pass_on, publish_routes: self.publish_routes, websockets: self.websockets };
@@ -518,6 +518,9 @@ impl Builder {
         let node = NodeId::new(getrandom::u64().expect("the system has a source of random numbers"));
         let cluster = self.engine.map(|engine| Arc::new(Cluster::new(engine, node).named(self.node_name)));
         let shared = Shared::new(config, homes, (codecs, sending), endpoints, hooks, tls, cluster);
+        if let Some(router) = router {
+            let _ = shared.router.set(router);
+        }
         shared.sending().tell();
         shared.prepare_homes();
         if let Some(handover) = self.handover {
@@ -584,9 +587,13 @@ struct HttpParts {
 }
 
 impl HttpParts {
-    fn add_to(&mut self, port: HttpPort) -> HttpPort {
+    /// The codec of the HTTP ports at these addresses.
+    fn codec(&mut self, config: &Config, addrs: impl Iterator<Item = SocketAddr>) -> Arc<HttpPort> {
+        let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
+        let port = HttpPort::new(origins, config.sse_retry).for_this_machine(ports_of_loopback_alone(addrs));
         let port = self.publish_routes.drain(..).fold(port, HttpPort::publish_route);
-        self.websockets.drain(..).fold(port, |port, (paths, protocols)| port.websocket(paths, protocols))
+        let websockets = self.websockets.drain(..);
+        Arc::new(websockets.fold(port, |port, (paths, protocols)| port.websocket(paths, protocols)))
     }
 }
 
@@ -662,10 +669,7 @@ fn endpoints(
         let ports = all(addrs, given.take(tls, |protocol| matches!(protocol, Protocol::Http)))?;
         http_ports.extend(ports.into_iter().map(|port| (port, tls)));
     }
-    let loopback_ports = ports_of_loopback_alone(http_ports.iter().filter_map(|(port, _)| addr_of(port)));
-    let origins = AllowedOrigins::new(config.allowed_origins.iter().map(String::as_str));
-    let http_port = HttpPort::new(origins, config.sse_retry).for_this_machine(loopback_ports);
-    let http_port = Arc::new(http_parts.add_to(http_port));
+    let http_port = http_parts.codec(config, http_ports.iter().filter_map(|(port, _)| addr_of(port)));
     let http: Arc<dyn Codec> = Arc::clone(&http_port) as _;
 
     let mut bound: Vec<Bound> = Vec::new();
@@ -689,15 +693,8 @@ fn endpoints(
         let is_local = listener.local_addr().is_none_or(|addr| Peer::from(addr).is_local());
         bound.push(Bound { listens: Listens::Embedder(listener), codec, is_local, tls: None });
     }
-    for Bound { listens, codec, is_local, tls } in bound {
-        let (codec_id, pass_on) = (codecs.register(&codec)?, http_parts.pass_on.clone());
-        let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
-        match listens {
-            Listens::Port(port) => Endpoint::add_port(&mut endpoints, port, &origin),
-            Listens::Embedder(listener) => {
-                endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
-            }
-        }
+    for bound in bound {
+        bound.add_to(&mut endpoints, codecs, http_parts.pass_on.clone())?;
     }
     Ok((endpoints, http_port))
 }
@@ -709,6 +706,26 @@ struct Bound {
     /// Whether only clients of this machine can connect.
     is_local: bool,
     tls: Option<TlsPort>,
+}
+
+impl Bound {
+    fn add_to(
+        self,
+        endpoints: &mut Vec<Arc<Endpoint>>,
+        codecs: &Codecs,
+        pass_on: Option<PassOn>,
+    ) -> Result<(), TooManyCodecs> {
+        let Self { listens, codec, is_local, tls } = self;
+        let codec_id = codecs.register(&codec)?;
+        let origin = Arc::new(Origin { codec, codec_id, is_local, pass_on, tls });
+        match listens {
+            Listens::Port(port) => Endpoint::add_port(endpoints, port, &origin),
+            Listens::Embedder(listener) => {
+                endpoints.push(Arc::new(Endpoint::new(listener, origin, endpoints.len())));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What listens: the sockets of a port, or a listener of the embedder.

@@ -12,7 +12,7 @@
 //! | `janus.rs` | API | the handle of a running instance |
 //! | `memory.rs`, `memory/strangers.rs` | task | what is given up when memory runs short |
 //! | `metrics.rs` | API | all figures as families of series |
-//! | `mount.rs`, `mount/answer.rs`, `mount/pipe.rs`, `mount/publishing.rs` | API | requests of another HTTP server as clients; the answers; bytes without a socket; requests that publish |
+//! | `mount.rs`, `mount/answer.rs`, `mount/pipe.rs`, `mount/publishing.rs`, `mount/routing.rs` | API | requests of another HTTP server as clients; the answers; bytes without a socket; requests that publish; the program's own paths |
 //! | `presence.rs` | API | who is subscribed to a topic |
 //! | `reload.rs` | API | other settings for a running instance |
 //! | `routes/` | API and tasks | requests of the HTTP port that the program answers |

@@ -7,6 +7,7 @@
 mod answer;
 mod pipe;
 mod publishing;
+mod routing;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 pub use self::answer::Answer;
 pub use self::pipe::{Body, Input};
+pub use self::routing::{BodyError, Routed};
 use super::janus::Janus;
 use super::serve::{ServeError, Ticket};
 use crate::connection::foreknown::{Foreknown, Known};

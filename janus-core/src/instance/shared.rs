@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::routes::Router;
 use super::tree;
 use crate::config::Config;
 use crate::connection::Connections;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) http_port: Arc<HttpPort>,
     /// The codecs of requests that another HTTP server has read, once there is such a server.
     pub(crate) mounted_streams: OnceLock<[Arc<dyn Codec>; 2]>,
+    /// The routes of the program, if there are any.
+    pub(crate) router: OnceLock<Arc<Router>>,
     /// Held by a reload, so that the parts of two reloads do not mix.
     pub(crate) reloading: Mutex<()>,
 }
@@ -61,6 +64,7 @@ impl Shared {
             handover: OnceLock::new(),
             http_port,
             mounted_streams: OnceLock::new(),
+            router: OnceLock::new(),
             reloading: Mutex::default(),
         })
     }

@@ -343,7 +343,7 @@ impl PortDecoder {
                 self.check_origin(&request, &rules.allowed_origins)?;
                 if request.method == "OPTIONS" {
                     self.outcome = Outcome::Refused;
-                    return Ok(Command::Close(preflight(&rules.allowed_origins.cors(&request))));
+                    return Ok(Command::Close(preflight(&rules.allowed_origins.cors(&request), &EVENTS_PREFLIGHT)));
                 }
                 let form = form(&request);
                 let decoder = rules.streams[form].decoder_for(request, limits)?;
@@ -506,11 +506,22 @@ pub(crate) fn date() -> String {
     answer::with_date(str::to_owned)
 }
 
-fn preflight(cors: &str) -> Bytes {
+/// What a page of another origin may send to a path.
+struct Preflight {
+    methods: &'static str,
+    headers: &'static str,
+}
+
+const EVENTS_PREFLIGHT: Preflight =
+    Preflight { methods: "GET", headers: "authorization, cache-control, last-event-id" };
+const PUBLISH_PREFLIGHT: Preflight =
+    Preflight { methods: "POST", headers: "authorization, content-type, idempotency-key" };
+
+fn preflight(cors: &str, Preflight { methods, headers }: &Preflight) -> Bytes {
     let date = date();
     format!(
-        "HTTP/1.1 204 No Content\r\n{cors}date: {date}\r\naccess-control-allow-methods: GET\r\n\
-         access-control-allow-headers: authorization, cache-control, last-event-id\r\n\
+        "HTTP/1.1 204 No Content\r\n{cors}date: {date}\r\naccess-control-allow-methods: {methods}\r\n\
+         access-control-allow-headers: {headers}\r\n\
          access-control-max-age: {PREFLIGHT_MAX_AGE}\r\nconnection: close\r\n\r\n"
     )
     .into()

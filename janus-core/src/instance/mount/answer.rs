@@ -7,6 +7,8 @@ use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use super::pipe::Body;
+use crate::instance::routes::answer::OWN;
+use crate::instance::routes::{RouteResponse, internal};
 use crate::wire::{ErrorCode, HttpError};
 
 /// Bytes of the head of a response; Janus's own have a few hundred.
@@ -41,6 +43,13 @@ impl Answer {
     pub(super) fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(other, _)| other != name);
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same answer with these header lines.
+    pub(super) fn with_lines(mut self, lines: &str) -> Self {
+        let headers = lines.split("\r\n").filter_map(|line| line.split_once(": "));
+        self.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
         self
     }
 
@@ -80,13 +89,24 @@ impl Answer {
     }
 
     /// For a connection that has ended without a word, after a crash or to make room for another.
-    fn failed() -> Self {
+    pub(super) fn failed() -> Self {
         let message = "the connection ended before the answer; try again later";
         let error = HttpError::new(503, ErrorCode::ConnectionClosed.as_str(), message);
         let error = HttpError { retry_after: Some(Duration::from_secs(1)), ..error };
-        let headers = error.headers().into_iter().map(|(name, value)| (name.to_owned(), value));
-        let json = ("content-type".to_owned(), "application/json".to_owned());
-        Self { status: error.status, headers: headers.chain([json]).collect(), body: Body::whole(error.body()) }
+        Self::from(RouteResponse::from(&error))
+    }
+}
+
+impl From<RouteResponse> for Answer {
+    fn from(mut response: RouteResponse) -> Self {
+        if !response.is_sound() {
+            log::error!("a route has answered with a header or a status that HTTP does not have");
+            response = RouteResponse::from(&internal());
+        }
+        let RouteResponse { status, headers, body } = response;
+        let headers = headers.into_iter().filter(|(name, _)| !OWN.iter().any(|own| own.eq_ignore_ascii_case(name)));
+        let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.into_owned())).collect();
+        Self { status, headers, body: Body::whole(body) }
     }
 }
 

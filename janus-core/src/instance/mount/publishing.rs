@@ -25,8 +25,9 @@ impl Mount {
     /// client, for the limits of an address and for [`Config::max_connections`](crate::Config::max_connections). The rates of
     /// a client's messages do not apply, because each request is a client of its own: `connect_rate_per_ip` does.
     ///
-    /// A token must be in a header or a cookie, because the query is for the parts of a message of bytes. The preflight of
-    /// a browser is left to the program: a page of another origin publishes only behind the program's own CORS layer.
+    /// A token must be in a header or a cookie, because the query is for the parts of a message of bytes. A page of one of
+    /// [`Config::allowed_origins`](crate::Config::allowed_origins) may publish, and read the answer: the preflight of its
+    /// browser, which shows no proof of an identity, is answered here.
     ///
     /// The answer is the receipt, with the status 200, or a refusal: 400, 405, 413 or 415 if the request cannot be carried out;
     /// 401 without an identity where hooks ask for one; 403 without the right, and for a page of another origin; 429 and 503 as
@@ -36,6 +37,9 @@ impl Mount {
     pub async fn publish(&self, request: HttpRequest, body: &[u8], peer: Peer, identity: Option<Identity>) -> Answer {
         let port = &self.janus.inner.shared.http_port;
         let refused = |error: &HttpError| Answer::of(&port.refusal(error, &request));
+        if request.method == "OPTIONS" {
+            return Answer::of(&port.preflight_of_publication(&request));
+        }
         if request.method != "POST" {
             let answer = refused(&HttpError::new(405, "method_not_allowed", "this path accepts POST"));
             return answer.with_header("allow", "POST");
@@ -56,7 +60,7 @@ impl Mount {
         }
         let account = self.janus.tables().accounts.of(client);
         match self.janus.publish_parts(topic, publication, Some(&account)).await {
-            Ok(receipt) => Answer::of_json(&receipt),
+            Ok(receipt) => Answer::of_json(&receipt).with_lines(&port.cors(&request)),
             Err(error) => refused(&unpublished(&error)),
         }
     }

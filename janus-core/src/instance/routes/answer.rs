@@ -26,7 +26,7 @@ pub struct RouteResponse {
 }
 
 /// Headers that the port writes itself.
-const OWN: [&str; 4] = ["content-length", "transfer-encoding", "connection", "date"];
+pub(in crate::instance) const OWN: [&str; 4] = ["content-length", "transfer-encoding", "connection", "date"];
 
 impl RouteResponse {
     /// An answer with this status and body.
@@ -55,7 +55,7 @@ impl RouteResponse {
     }
 
     /// Whether the answer can be written: a line break in a header would begin another answer.
-    fn is_sound(&self) -> bool {
+    pub(in crate::instance) fn is_sound(&self) -> bool {
         let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
         let is_value = |value: &str| value.bytes().all(|byte| byte == b'\t' || byte >= b' ' && byte != 0x7f);
         (200..600).contains(&self.status) && self.headers.iter().all(|(name, value)| is_name(name) && is_value(value))

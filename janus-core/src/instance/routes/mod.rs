@@ -5,9 +5,11 @@
 //! | `mod.rs` | API and table | [`HttpRoute`], and the choice of a route for a request |
 //! | `answer.rs` | pure | [`RouteResponse`], and its bytes |
 //! | `exchange.rs` | task for each request | the body, the answer, and the way back to the port |
+//! | `mounted.rs` | API | requests that another HTTP server has read |
 
-mod answer;
+pub(in crate::instance) mod answer;
 mod exchange;
+mod mounted;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -24,6 +26,7 @@ use crate::connection::listener::{PassOn, PassedOn};
 use crate::supervision::ExitReason;
 use crate::wire::{Bytes, HttpError, HttpRequest, PathPattern, Peer};
 pub use answer::RouteResponse;
+pub(super) use mounted::Routed;
 
 /// Requests of one route under way, unless the route says otherwise.
 const MAX_REQUESTS: usize = 256;
@@ -157,6 +160,12 @@ impl HttpRoute {
     }
 }
 
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("routes", &self.routes).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for HttpRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { method, path, .. } = self;
@@ -164,12 +173,12 @@ impl fmt::Debug for HttpRoute {
     }
 }
 
-fn internal() -> HttpError {
+pub(super) fn internal() -> HttpError {
     HttpError::new(500, "internal", "a fault of the server; its log says more")
 }
 
 /// All routes of an instance.
-pub(super) struct Router {
+pub(crate) struct Router {
     routes: Vec<HttpRoute>,
     /// Takes the requests that fit no route.
     otherwise: Option<PassOn>,
