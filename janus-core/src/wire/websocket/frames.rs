@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::mem;
+use std::ops::Range;
 
 use bytes::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
@@ -69,7 +70,8 @@ pub(super) struct Framing<S> {
 #[derive(Debug)]
 struct Rest {
     message: Whole,
-    read: usize,
+    /// The place of the requests to come.
+    left: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -394,25 +396,31 @@ impl<S: Default> Framing<S> {
             },
         };
         let decoded = requests.decode(&mut message, &mut Reading { limits, more, scratch: &mut self.scratch });
-        let left = message.bytes().len();
-        if left > 0 && left < self.message.len() && decoded.is_some() {
-            self.keep_rest(left);
+        let left = message.bytes();
+        if !left.is_empty() && left.len() < self.message.len() && decoded.is_some() {
+            let place =
+                place_of(left, &self.message).filter(|_| matches!(message, ClientMessage::Binary(_)) == self.is_binary);
+            let foreign = if place.is_none() { Some(Whole::of(&message)) } else { None };
+            self.keep_rest(place, foreign);
         }
         self.message.clear();
         self.checked = 0;
         decoded
     }
 
-    /// Keeps the message for the requests behind the first.
+    /// Keeps the message for the requests behind the first, or what the decoder has put in the message's place.
     #[cold]
-    fn keep_rest(&mut self, left: usize) {
-        let read = self.message.len() - left;
+    fn keep_rest(&mut self, place: Option<Range<usize>>, foreign: Option<Whole>) {
+        let (Some(left), None) = (place, &foreign) else {
+            self.rest = foreign.map(|message| Box::new(Rest { left: 0..message.bytes().len(), message }));
+            return;
+        };
         let message = mem::take(&mut self.message);
         let message = match self.is_binary {
             true => Whole::Binary(message),
             false => Whole::Text(String::from_utf8(message).expect("the message is known to be UTF-8")),
         };
-        self.rest = Some(Box::new(Rest { message, read }));
+        self.rest = Some(Box::new(Rest { message, left }));
     }
 
     /// Reads the next request of a message with several.
@@ -424,14 +432,18 @@ impl<S: Default> Framing<S> {
     ) -> Option<Result<Command, FrameError>> {
         let mut rest = self.rest.take()?;
         let mut message = match &rest.message {
-            Whole::Text(text) => ClientMessage::Text(&text[rest.read..]),
-            Whole::Binary(bytes) => ClientMessage::Binary(&bytes[rest.read..]),
+            Whole::Text(text) => ClientMessage::Text(&text[rest.left.clone()]),
+            Whole::Binary(bytes) => ClientMessage::Binary(&bytes[rest.left.clone()]),
         };
         let before = message.bytes().len();
         let decoded = requests.decode(&mut message, &mut Reading { limits, more, scratch: &mut self.scratch });
-        let left = message.bytes().len();
-        if left > 0 && left < before && decoded.is_some() {
-            rest.read += before - left;
+        let left = message.bytes();
+        if !left.is_empty() && left.len() < before && decoded.is_some() {
+            let is_alike = matches!(message, ClientMessage::Binary(_)) == matches!(rest.message, Whole::Binary(_));
+            match place_of(left, rest.message.bytes()).filter(|_| is_alike) {
+                Some(place) => rest.left = place,
+                None => *rest = Rest { left: 0..left.len(), message: Whole::of(&message) },
+            }
             self.rest = Some(rest);
         }
         decoded
@@ -460,7 +472,21 @@ impl<S: Default> Framing<S> {
     }
 }
 
+/// The place of a part in a whole; `None` for bytes from elsewhere.
+fn place_of(part: &[u8], whole: &[u8]) -> Option<Range<usize>> {
+    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
+}
+
 impl Whole {
+    fn of(message: &ClientMessage<'_>) -> Self {
+        match *message {
+            ClientMessage::Text(text) => Self::Text(text.to_owned()),
+            ClientMessage::Binary(bytes) => Self::Binary(bytes.to_vec()),
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Text(text) => text.as_bytes(),

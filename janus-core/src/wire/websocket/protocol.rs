@@ -151,9 +151,10 @@ pub trait MessageDecoder: Send + 'static {
 
     /// Reads a message, at most `max_frame_bytes` long.
     ///
-    /// A message may hold several requests. A decoder that shortens `message` to the rest is called again for the rest, until
-    /// the rest is empty or the decoder returns `None`. A decoder that leaves `message` alone is called once for each
-    /// message.
+    /// A message may hold several requests. A decoder that replaces `message` with a shorter rest is called again for the
+    /// rest, until the rest is empty or the decoder returns `None`. The rest may be any part of the message, or a constant of the
+    /// decoder's own. A decoder that leaves `message` alone, or replaces it with something as long or longer, is called once
+    /// for each message.
     ///
     /// An `Err` refuses the request. If the error [is fatal](FrameError::is_fatal), the connection is closed.
     fn decode(

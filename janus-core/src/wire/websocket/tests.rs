@@ -1062,7 +1062,13 @@ mod other_protocols {
             message: &mut ClientMessage<'_>,
             reading: &mut Reading<'_, Vec<u8>>,
         ) -> Option<Result<Command, FrameError>> {
-            let (first, rest) = message.bytes().split_first()?;
+            let (first, rest) = match message.bytes() {
+                // The last length first, and then those in the middle.
+                [254, rest @ .., last] => (last, rest),
+                // A rest that is no part of the message.
+                [253, ..] => (&4, &[1][..]),
+                bytes => bytes.split_first()?,
+            };
             *message = ClientMessage::Binary(rest);
             reading.scratch.push(*first);
             match first {
@@ -1104,6 +1110,17 @@ mod other_protocols {
         }
         assert_eq!(answers(&bytes, 5, Opens::WhenAsked), expected[1..]);
         assert_eq!(answers(&raw(0x81, b"text"), 100, Opens::WhenAsked), ["unsupported_frame"]);
+    }
+
+    #[test]
+    fn the_rest_of_a_message_may_be_any_part_of_it_or_none() {
+        for size in [1, 1_000] {
+            let read = |message: &[u8]| answers(&raw(0x82, message), size, Opens::WhenAsked);
+            assert_eq!(read(&[254, 3, 4, 5]), ["7 bytes", "5 bytes", "6 bytes"]);
+            assert_eq!(read(&[254, 254, 3, 4, 5]), ["7 bytes", "6 bytes", "5 bytes"]);
+            assert_eq!(read(&[253, 9, 9]), ["6 bytes", "3 bytes"]);
+            assert_eq!(read(&[7, 253, 9, 9]), ["9 bytes", "6 bytes", "3 bytes"]);
+        }
     }
 
     #[test]
