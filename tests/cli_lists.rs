@@ -113,3 +113,12 @@ fn a_topic_without_history_is_refused_in_the_servers_words() {
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("no_history: no history is kept for this topic"));
 }
+
+#[test]
+fn an_unknown_order_is_a_mistake_of_the_caller() {
+    for (command, order) in [("topics", "foo"), ("connections", "rate")] {
+        let output = janus(&[command, "--sort", order]).output().unwrap();
+        assert_exit(&output, 2);
+        assert!(text(&output.stderr).contains("--sort"), "{}", text(&output.stderr));
+    }
+}

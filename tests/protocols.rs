@@ -11,7 +11,8 @@ use janus_core::wire::websocket::{
     ClientMessage, Close, Endpoint, MessageDecoder, MessageProtocol, MessageWriter, Reading, Takes, UpgradeError,
 };
 use janus_core::wire::{
-    Answers, Command, ErrorCode, FrameError, HttpError, HttpRequest, Open, Refusal, ServerEvent, Timestamp, WebSocket,
+    Answers, Command, ErrorCode, FrameError, HttpError, HttpRequest, Open, PublishRoute, Refusal, ServerEvent,
+    Timestamp, WebSocket,
 };
 use janus_core::{
     ClientId, Config, HttpRoute, Janus, Message as Publication, RouteRequest, RouteResponse, StartupError,
@@ -489,6 +490,27 @@ async fn data(client: &mut Client) -> Value {
     let mut frame: Value = serde_json::from_str(&client.next().await.into_text().unwrap()).unwrap();
     assert_eq!(frame["type"], "message", "{frame}");
     frame["data"].take()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_and_typed_topics_leave_out_the_client_that_they_name() {
+    let route = PublishRoute::new("/api/publish", |_, _| Ok(()));
+    let janus = Janus::builder().config(config()).publish_route(route).start().await.unwrap();
+    let addr = janus.local_addrs()[0];
+    let (mut other, _) = subscriber(addr).await;
+    let (mut sender, name) = subscriber(addr).await;
+    let publish = async |more: &[&str]| {
+        let server = format!("http://{addr}");
+        let mut command = crate::cli_run::janus(&[&["publish", "news", "--server", &server], more].concat());
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    janus.topic::<i32>("news").unwrap().publish_excluding(name.parse().unwrap(), &0).await.unwrap();
+    assert_eq!(data(&mut other).await, json!(0));
+    crate::cli_run::assert_exit(&publish(&["1", "--exclude", &name]).await, 0);
+    crate::cli_run::assert_exit(&publish(&["2"]).await, 0);
+    assert_eq!((data(&mut other).await, data(&mut other).await), (json!(1), json!(2)));
+    assert_eq!(data(&mut sender).await, json!(2));
+    crate::cli_run::assert_exit(&publish(&["3", "--exclude", "me"]).await, 2);
 }
 
 #[tokio::test]

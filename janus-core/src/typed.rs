@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::instance::janus::Janus;
 use crate::topic::publish::{Message, PublishError, Receipt};
 use crate::topic::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
-use crate::wire::{Position, TopicName, TopicNameError};
+use crate::wire::{ClientId, Position, TopicName, TopicNameError};
 
 impl Janus {
     /// A topic whose messages are values of the type `T`, to publish and to subscribe to.
@@ -85,6 +85,29 @@ impl<T: Serialize> TypedTopic<T> {
         self.janus.publish_message(self.message(value)?).await
     }
 
+    /// Publishes a value to all subscribers but this client, which has shown the value already; otherwise like
+    /// [`publish`](Self::publish). See [`Message::exclude`].
+    ///
+    /// ```
+    /// # use janus_core::{Config, Janus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config { listen: Vec::new(), ..Config::default() };
+    /// # let janus = Janus::builder().config(config).start().await?;
+    /// let sender = "718281828459045235.17".parse()?;
+    /// janus.topic::<String>("room:5")?.publish_excluding(sender, &"hello".to_owned()).await?;
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub async fn publish_excluding(&self, client: ClientId, value: &T) -> Result<Receipt, PublishError> {
+        self.janus.publish_message(self.message(value)?.exclude(client)).await
+    }
+
     /// Publishes a value if the topic has room now; the returned future tells the outcome and may be dropped.
     ///
     /// # Errors
@@ -97,7 +120,8 @@ impl<T: Serialize> TypedTopic<T> {
         self.janus.try_publish(self.message(value)?)
     }
 
-    /// Turns a value into the message of [`publish`](Self::publish), to give it an event or a message id first:
+    /// Turns a value into the message of [`publish`](Self::publish), to give it an event, a message id, a key or an excluded
+    /// client first:
     /// `janus.publish_message(topic.message(&value)?.event("tick"))`.
     ///
     /// # Errors

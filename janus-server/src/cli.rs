@@ -15,7 +15,7 @@ use clap_complete::Shell;
 use janus_access::tokens::Algorithm;
 use janus_core::settings::Kind;
 use janus_core::wire::{IdempotencyKey, PositionError, SinceError};
-use janus_core::{Position, Since, TraceKind};
+use janus_core::{ClientId, Position, Since, TraceKind};
 use log::LevelFilter;
 
 use crate::bench::{Protocol, Transport};
@@ -359,6 +359,10 @@ pub(crate) struct Publish {
     /// `idempotency_ttl` a message with a known key is not published again, and the receipt is that of the first.
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<IdempotencyKey>,
+    /// The client that does not get the message, by its public name, such as 718281828459045235.17. Not for the classic
+    /// protocol.
+    #[arg(long, value_name = "CLIENT")]
+    pub(crate) exclude: Option<ClientId>,
     /// Send each message again for this long while the engine of the cluster or the server cannot be reached, or has not
     /// said whether the message was published. Each message has an idempotency key, made by the command unless given, so
     /// that it is published once.
@@ -442,7 +446,7 @@ pub(crate) struct Topics {
     #[arg(long, value_name = "TEXT")]
     pub(crate) prefix: Option<String>,
     /// The order: name, subscribers, rate or in_flight; the largest number first [default: name].
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = ["name", "subscribers", "rate", "in_flight"], hide_possible_values = true)]
     pub(crate) sort: Option<String>,
     #[command(flatten)]
     pub(crate) extent: Extent,
@@ -453,7 +457,7 @@ pub(crate) struct Topics {
 #[derive(Debug, Args)]
 pub(crate) struct Connections {
     /// The order: number, queued_bytes or lag; the largest queue or lag first [default: number].
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = ["number", "queued_bytes", "lag"], hide_possible_values = true)]
     pub(crate) sort: Option<String>,
     /// Only connections of this user.
     #[arg(long, value_name = "USER")]
@@ -516,7 +520,7 @@ pub(crate) struct Bench {
     /// results differ only by the subscribers' transport.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Transport::Tcp)]
     pub(crate) transport: Transport,
-    /// The address for subscribers with `--transport ws` or `sse`: the same server's setting `http_listen`.
+    /// The address for subscribers with `--transport ws`, `cbor` or `sse`: the same server's setting `http_listen`.
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP_ADDRESS)]
     pub(crate) http: String,
     /// Clients to connect and subscribe before the first message is published.

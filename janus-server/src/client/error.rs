@@ -70,6 +70,10 @@ pub(crate) enum ClientError {
     KeyOfSeveral,
     #[error("the classic protocol has no idempotency keys: name the server by --server http://HOST:PORT")]
     NoKeys,
+    #[error(
+        "the classic protocol excludes no client: omit --exclude, or publish over HTTP (--server http://HOST:PORT) or as a user"
+    )]
+    NoExclusion,
     #[error("{failed} of {all} connections could not be closed")]
     NotAllClosed { failed: usize, all: usize },
     #[error("line {line} of the input failed")]
@@ -141,6 +145,7 @@ impl ClientError {
             | Self::SinceOfSeveral
             | Self::KeyOfSeveral
             | Self::NoKeys
+            | Self::NoExclusion
             | Self::NotJson(_)
             | Self::NotUtf8
             | Self::LineTooLong => true,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::body::Bytes;
+use janus_core::ClientId;
 use janus_core::wire::IdempotencyKey;
 use janus_core::wire::classic::client::{self as classic, ServerFrame as ClassicFrame};
 use janus_core::wire::v1::client::{self as v1, ServerFrame};
@@ -41,6 +42,9 @@ pub(crate) fn run(command: &Publish) -> Result<(), ClientError> {
     let target = command.server.target("publish", Need::Publishing)?;
     if target.address.protocol == Protocol::Classic && (command.idempotency_key.is_some() || command.retry.is_some()) {
         return Err(ClientError::NoKeys);
+    }
+    if target.address.protocol == Protocol::Classic && command.exclude.is_some() {
+        return Err(ClientError::NoExclusion);
     }
     let mut publisher = Publisher::open(target)?;
     if let Some(payload) = single {
@@ -186,12 +190,13 @@ impl Publisher {
             Way::WebSocket(thread) => {
                 let (event, id) = event_and_id(command);
                 let topic = &command.topic;
-                let frame = match (payload, key) {
-                    (Payload::Json(data), Some(key)) => v1::publish_with_key(Some(0), topic, &event, &id, data, key),
-                    (Payload::Json(data), None) => v1::publish(Some(0), topic, &event, &id, data),
-                    (Payload::Bytes(bytes), key) => v1::publish_bytes(Some(0), topic, &event, &id, bytes, key),
+                let payload = match payload {
+                    Payload::Json(data) => v1::Payload::Json(data),
+                    Payload::Bytes(bytes) => v1::Payload::Bytes(bytes),
                 };
-                let published = thread.publish(frame);
+                let publish =
+                    v1::Publish { event: &event, message_id: &id, ..v1::Publish::new(Some(0), topic, payload) };
+                let published = thread.publish(v1::Publish { key, exclude: command.exclude, ..publish }.frame());
                 published.map_err(|error| error.advised(|code| websocket::advice(target, code)))
             }
             Way::Classic(connection) => {
@@ -234,12 +239,14 @@ fn by_http(
         event: &'a str,
         message_id: &'a str,
         data: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exclude: Option<ClientId>,
     }
     let (topic, event, message_id) = (&command.topic, &command.event, command.id.as_deref().unwrap_or(""));
     let (path, body) = match payload {
         Payload::Json(data) => {
             let data = serde_json::from_str(data).map_err(ClientError::NotJson)?;
-            let publication = Publication { topic, event, message_id, data };
+            let publication = Publication { topic, event, message_id, data, exclude: command.exclude };
             let body = serde_json::to_string(&publication).map_err(ClientError::NotJson)?;
             ("/api/publish".to_owned(), body.into())
         }
@@ -247,6 +254,9 @@ fn by_http(
         Payload::Bytes(bytes) => {
             let mut query = form_urlencoded::Serializer::new("/api/publish?".to_owned());
             query.append_pair("topic", topic).append_pair("event", event).append_pair("message_id", message_id);
+            if let Some(client) = command.exclude {
+                query.append_pair("exclude", &client.to_string());
+            }
             (query.finish(), Bytes::from(bytes.clone()))
         }
     };

@@ -53,9 +53,75 @@ pub fn unsubscribe(id: RequestId, topic: &str) -> String {
 /// JSON text.
 #[must_use]
 pub fn publish(id: RequestId, topic: &str, event: &str, message_id: &str, data: &str) -> String {
-    build("publish", |frame| {
-        frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id).raw("data", data)
-    })
+    Publish { event, message_id, ..Publish::new(id, topic, Payload::Json(data)) }.frame()
+}
+
+/// A publication with any of the parts that the protocol has.
+///
+/// ```
+/// use janus_core::wire::v1::client::{Payload, Publish};
+///
+/// let publish = Publish::new(Some(1), "room:5", Payload::Json("\"hello\""));
+/// let frame = Publish { exclude: Some("3.17".parse()?), ..publish }.frame();
+/// assert!(frame.contains(r#""exclude":"3.17""#));
+/// # Ok::<_, janus_core::wire::ClientIdError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Publish<'a> {
+    /// The request; the server answers a request with an id.
+    pub id: RequestId,
+    /// The topic's name.
+    pub topic: &'a str,
+    /// JSON text; `""` in JSON, two quotes, for none.
+    pub event: &'a str,
+    /// JSON text, as the event.
+    pub message_id: &'a str,
+    /// The payload.
+    pub payload: Payload<'a>,
+    /// The key by which the server knows a repetition of the message.
+    pub key: Option<&'a IdempotencyKey>,
+    /// The client that does not get the message.
+    pub exclude: Option<ClientId>,
+}
+
+/// The payload of a publication.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// JSON text.
+    Json(&'a str),
+    /// Bytes, which go as base64.
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Publish<'a> {
+    /// A publication of this payload, without the other parts.
+    #[must_use]
+    pub fn new(id: RequestId, topic: &'a str, payload: Payload<'a>) -> Self {
+        Self { id, topic, event: "\"\"", message_id: "\"\"", payload, key: None, exclude: None }
+    }
+
+    /// The frame.
+    #[must_use]
+    pub fn frame(&self) -> String {
+        let Self { id, topic, event, message_id, payload, key, exclude } = *self;
+        build("publish", |frame| {
+            let mut frame = frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id);
+            if let Some(key) = key {
+                frame = frame.text("idempotency_key", key.as_str());
+            }
+            if let Some(client) = exclude {
+                frame = frame.text("exclude", &client.to_string());
+            }
+            match payload {
+                Payload::Json(data) => frame.raw("data", data),
+                Payload::Bytes(bytes) => {
+                    let mut base64 = String::new();
+                    put_base64(&mut base64, bytes);
+                    frame.text("data_base64", &base64)
+                }
+            }
+        })
+    }
 }
 
 /// As [`publish`], with a key by which the server knows a repetition of the message, for a publisher without a receipt.
@@ -76,10 +142,7 @@ pub fn publish_with_key(
     data: &str,
     key: &IdempotencyKey,
 ) -> String {
-    build("publish", |frame| {
-        let frame = frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id);
-        frame.text("idempotency_key", key.as_str()).raw("data", data)
-    })
+    Publish { event, message_id, key: Some(key), ..Publish::new(id, topic, Payload::Json(data)) }.frame()
 }
 
 /// As [`publish`], with bytes as payload, and with a key by which the server knows a repetition of the message, if given.
@@ -99,16 +162,7 @@ pub fn publish_bytes(
     bytes: &[u8],
     key: Option<&IdempotencyKey>,
 ) -> String {
-    let mut base64 = String::new();
-    put_base64(&mut base64, bytes);
-    build("publish", |frame| {
-        let frame = frame.id(id).text("topic", topic).raw("event", event).raw("message_id", message_id);
-        let frame = match key {
-            Some(key) => frame.text("idempotency_key", key.as_str()),
-            None => frame,
-        };
-        frame.text("data_base64", &base64)
-    })
+    Publish { event, message_id, key, ..Publish::new(id, topic, Payload::Bytes(bytes)) }.frame()
 }
 
 /// Proves the client's identity anew; answered with [`ServerFrame::Refreshed`].
