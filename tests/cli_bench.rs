@@ -275,7 +275,7 @@ fn the_resources_used_by_the_server_are_reported() {
 fn contradicting_flags_are_reported_with_the_expected_values() {
     for (arguments, expected) in [
         (&["--protocol", "amqp"][..], "possible values: janus, redis, nats, mqtt"),
-        (&["--transport", "udp"][..], "possible values: tcp, ws, sse"),
+        (&["--transport", "udp"][..], "possible values: tcp, ws, cbor, sse"),
         (&["--transport", "ws", "--protocol", "nats"][..], "expected --protocol janus, not nats"),
         (&["--protocol", "WebSocket"][..], "possible values: janus, redis, nats, mqtt"),
         (&["--transport", "sse", "--http", "8080"][..], "8080 is not an address: expected HOST:PORT"),

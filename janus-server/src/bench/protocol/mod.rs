@@ -10,6 +10,7 @@
 //! | `mqtt.rs` | decoder | MQTT 3.1.1 |
 //! | `websocket.rs` | decoder | `janus.v1.json` over WebSocket |
 //! | `sse.rs` | decoder | server-sent events |
+//! | `cbor.rs` | decoder | `janus.v1.cbor` over WebSocket |
 //! | `http.rs` | pure | the HTTP response that begins a stream, for `websocket.rs` and `sse.rs` |
 //! | `said.rs` | pure | objects of `janus.v1.json`, for `websocket.rs` and `sse.rs` |
 //! | `tests/` | tests | sample bytes of each protocol, and the tests of all decoders |
@@ -19,6 +20,7 @@
 //! the meaning of the server's bytes. A client sends its whole opening in a single write, without waiting for a
 //! greeting. All of these servers accept that, so connecting costs a single round trip with each.
 
+mod cbor;
 mod http;
 mod janus;
 mod mqtt;
@@ -55,6 +57,9 @@ pub(crate) enum Protocol {
     /// Only for subscribers, with [`Transport::Ws`].
     #[value(skip)]
     WebSocket,
+    /// Only for subscribers, with [`Transport::Cbor`].
+    #[value(skip)]
+    Cbor,
     /// Only for subscribers, with [`Transport::Sse`].
     #[value(skip)]
     Sse,
@@ -68,6 +73,8 @@ pub(crate) enum Transport {
     Tcp,
     /// janus.v1.json over WebSocket, on `--http`.
     Ws,
+    /// janus.v1.cbor over WebSocket, on `--http`.
+    Cbor,
     /// Server-sent events, on `--http`.
     Sse,
 }
@@ -78,6 +85,7 @@ impl Transport {
         match self {
             Self::Tcp => publisher,
             Self::Ws => Protocol::WebSocket,
+            Self::Cbor => Protocol::Cbor,
             Self::Sse => Protocol::Sse,
         }
     }
@@ -88,6 +96,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Ws => "ws",
+            Self::Cbor => "cbor",
             Self::Sse => "sse",
         })
     }
@@ -144,6 +153,7 @@ impl Protocol {
             Self::Nats => nats::opening(topic),
             Self::Mqtt => mqtt::opening(name, topic),
             Self::WebSocket => websocket::opening(server, topic.expect(NO_PUBLISHER)),
+            Self::Cbor => cbor::opening(server, topic.expect(NO_PUBLISHER)),
             Self::Sse => sse::opening(server, topic.expect(NO_PUBLISHER)),
         }
     }
@@ -155,7 +165,7 @@ impl Protocol {
     /// If only subscribers speak the protocol.
     pub(super) fn publish(self, topic: &str, data: &str, out: &mut Vec<u8>) {
         match self {
-            Self::WebSocket | Self::Sse => panic!("{NO_PUBLISHER}"),
+            Self::WebSocket | Self::Cbor | Self::Sse => panic!("{NO_PUBLISHER}"),
             Self::Janus => janus::publish(topic, data, out),
             Self::Redis => redis::publish(topic, data, out),
             Self::Nats => nats::publish(topic, data, out),
@@ -167,7 +177,7 @@ impl Protocol {
     pub(super) fn pong(self) -> &'static [u8] {
         match self {
             Self::Nats => nats::PONG,
-            Self::WebSocket => websocket::PONG,
+            Self::WebSocket | Self::Cbor => websocket::PONG,
             // These servers do not ping.
             Self::Janus | Self::Redis | Self::Mqtt | Self::Sse => b"",
         }
@@ -181,6 +191,7 @@ impl Protocol {
             Self::Nats => nats::decode(bytes),
             Self::Mqtt => mqtt::decode(bytes),
             Self::WebSocket => websocket::decode(bytes, data_bytes),
+            Self::Cbor => cbor::decode(bytes, data_bytes),
             Self::Sse => sse::decode(bytes, searched, data_bytes),
         }
     }
@@ -189,7 +200,7 @@ impl Protocol {
     fn flags(self) -> &'static str {
         match self {
             Self::Janus | Self::Redis | Self::Nats | Self::Mqtt => "--protocol",
-            Self::WebSocket | Self::Sse => "--transport and --http",
+            Self::WebSocket | Self::Cbor | Self::Sse => "--transport and --http",
         }
     }
 
@@ -197,7 +208,7 @@ impl Protocol {
     pub(super) fn advice_if_refused(self) -> &'static str {
         match self {
             Self::Janus | Self::Redis | Self::Nats | Self::Mqtt => " (is the server running?)",
-            Self::WebSocket | Self::Sse => " (is the server running, and is --http its http_listen?)",
+            Self::WebSocket | Self::Cbor | Self::Sse => " (is the server running, and is --http its http_listen?)",
         }
     }
 }
@@ -210,6 +221,7 @@ impl fmt::Display for Protocol {
             Self::Nats => "nats",
             Self::Mqtt => "mqtt",
             Self::WebSocket => "janus.v1.json over WebSocket",
+            Self::Cbor => "janus.v1.cbor over WebSocket",
             Self::Sse => "server-sent events",
         })
     }

@@ -28,13 +28,22 @@ pub(super) fn decode(bytes: &[u8], data_bytes: u32) -> Decoded<'_> {
     if http::begins(bytes) {
         return http::decode(bytes, &WELCOME);
     }
-    let Some((opcode, start, end)) = header(bytes)? else { return Ok(None) };
+    decode_frame(bytes, OPCODE_TEXT, |payload| match data_at_the_end(payload, data_bytes as usize) {
+        Some(data) => Ok(Frame::Message(data)),
+        None => said(payload),
+    })
+}
+
+/// Decodes a frame of a server whose messages have this opcode.
+pub(super) fn decode_frame<'a>(
+    bytes: &'a [u8],
+    of_messages: u8,
+    message: impl FnOnce(&'a [u8]) -> Result<Frame<'a>, Malformed>,
+) -> Decoded<'a> {
+    let Some((opcode, start, end)) = header(bytes, of_messages)? else { return Ok(None) };
     let Some(payload) = bytes.get(start..end) else { return Ok(None) };
     let frame = match opcode {
-        OPCODE_TEXT => match data_at_the_end(payload, data_bytes as usize) {
-            Some(data) => Frame::Message(data),
-            None => said(payload)?,
-        },
+        _ if opcode == of_messages => message(payload)?,
         OPCODE_PING => Frame::Ping,
         OPCODE_PONG => Frame::Other,
         OPCODE_CLOSE => Frame::Refused(close(payload)),
@@ -43,11 +52,11 @@ pub(super) fn decode(bytes: &[u8], data_bytes: u32) -> Decoded<'_> {
     Ok(Some((frame, end)))
 }
 
-/// The opcode of a frame, and the start and end of its payload. Janus sends neither fragments nor binary frames.
-fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
+/// The opcode of a frame, and the start and end of its payload. Janus sends neither fragments nor messages of two kinds.
+fn header(bytes: &[u8], of_messages: u8) -> Result<Option<(u8, usize, usize)>, Malformed> {
     let opcode = bytes[0] ^ FINAL;
     let is_control = matches!(opcode, OPCODE_PING | OPCODE_PONG | OPCODE_CLOSE);
-    if opcode != OPCODE_TEXT && !is_control {
+    if opcode != of_messages && !is_control {
         return Err(Malformed);
     }
     let Some(&short) = bytes.get(1) else { return Ok(None) };
@@ -94,10 +103,11 @@ fn close(payload: &[u8]) -> Refusal<'_> {
 
 /// The key from the example in RFC 6455, section 1.3, and the answer to this key. A random key would only defend
 /// against caches between client and server, and here there are none.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const WELCOME: Welcome = Welcome { status: b"101", header: (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") };
+pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const WELCOME: Welcome =
+    Welcome { status: b"101", header: (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") };
 
-const MASK: [u8; 4] = [0; 4];
+pub(super) const MASK: [u8; 4] = [0; 4];
 
 const FINAL: u8 = 0x80;
 const OPCODE_TEXT: u8 = 1;

@@ -39,8 +39,15 @@ fn frames(protocol: Protocol, pieces: &[&[u8]]) -> Vec<String> {
     frames
 }
 
-const ALL: [Protocol; 6] =
-    [Protocol::Janus, Protocol::Redis, Protocol::Nats, Protocol::Mqtt, Protocol::WebSocket, Protocol::Sse];
+const ALL: [Protocol; 7] = [
+    Protocol::Janus,
+    Protocol::Redis,
+    Protocol::Nats,
+    Protocol::Mqtt,
+    Protocol::WebSocket,
+    Protocol::Cbor,
+    Protocol::Sse,
+];
 
 #[test]
 fn every_frame_of_every_server_is_decoded() {
@@ -128,6 +135,11 @@ fn the_opening_of_an_http_stream_is_sent_in_one_piece() {
     // A client's frames must be masked; here with zeros.
     let frames = [&[0x81, 0x80 | 16, 0, 0, 0, 0][..], hello, &[0x81, 0x80 | 32, 0, 0, 0, 0], subscribe].concat();
     assert_eq!(bytes[head..], frames);
+    let bytes = Protocol::Cbor.opening(server, "name", Some("t"));
+    let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    let request = str::from_utf8(&bytes[..head]).unwrap();
+    assert!(request.to_lowercase().contains("\r\nsec-websocket-protocol: janus.v1.cbor\r\n"), "{request}");
+    assert!(bytes[head..].starts_with(b"\x82\x8c\0\0\0\0\xa1\x64type\x65hello\x82"), "{:x?}", &bytes[head..]);
     let bytes = Protocol::Sse.opening(server, "name", Some("t"));
     let expected = "GET /events?topic=t HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n";
     assert_eq!(str::from_utf8(&bytes), Ok(expected));
@@ -147,7 +159,7 @@ fn frames_after_a_break_are_not_passed_on() {
 #[test]
 fn a_server_of_another_protocol_is_recognised() {
     let greeting = b"{\"timestamp\":[1,2,3],\"token\":\"00ff\"}\x01";
-    let foreign: [(Protocol, &[u8]); 24] = [
+    let foreign: [(Protocol, &[u8]); 27] = [
         (Protocol::Redis, greeting),
         (Protocol::Redis, b"*1\r\n$-5\r\n"),
         (Protocol::Redis, b"*1\r\n$99999999999\r\n"),
@@ -170,6 +182,9 @@ fn a_server_of_another_protocol_is_recognised() {
         (Protocol::WebSocket, b"\x01\x00"),
         (Protocol::WebSocket, b"\x89\x7e"),
         (Protocol::WebSocket, b"\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff"),
+        (Protocol::Cbor, greeting),
+        (Protocol::Cbor, b"\x81\x02{}"),
+        (Protocol::Cbor, b"\x82\x01\xff"),
         (Protocol::Sse, greeting),
         (Protocol::Sse, b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n"),
         (Protocol::Sse, b"data: {}\ndata: {}\n\n"),

@@ -1,6 +1,8 @@
 //! Bytes that servers of each protocol may send: whole conversations with their meaning, and fragments for random
 //! streams.
 
+use janus_core::wire::cbor::client;
+
 use super::super::{Frame, Protocol, Refusal};
 
 /// The data of the messages in the conversations.
@@ -17,6 +19,7 @@ pub(super) fn conversation(protocol: Protocol) -> (Vec<u8>, Vec<String>) {
         Protocol::Nats => nats(),
         Protocol::Mqtt => mqtt(),
         Protocol::WebSocket => websocket(),
+        Protocol::Cbor => cbor(),
         Protocol::Sse => sse(),
     };
     let (bytes, frames): (Vec<Vec<u8>>, Vec<String>) = samples.into_iter().unzip();
@@ -31,6 +34,7 @@ pub(super) fn fragments(protocol: Protocol) -> &'static [&'static [u8]] {
         Protocol::Nats => NATS,
         Protocol::Mqtt => MQTT,
         Protocol::WebSocket => WEBSOCKET,
+        Protocol::Cbor => CBOR,
         Protocol::Sse => SSE,
     }
 }
@@ -170,6 +174,24 @@ fn websocket() -> Vec<Sample> {
     ]
 }
 
+fn cbor() -> Vec<Sample> {
+    // The conversation of `janus.v1.json`, each text in CBOR.
+    let in_cbor = |(bytes, frame): Sample| {
+        let Some(start) = (bytes[0] == 0x81).then(|| bytes.iter().position(|&byte| byte == b'{')).flatten() else {
+            return (bytes, frame);
+        };
+        let text = std::str::from_utf8(&bytes[start..]).unwrap();
+        let item = client::frame(text);
+        let mut frame_of_item = text_frame(&"x".repeat(item.len()));
+        let header = frame_of_item.len() - item.len();
+        frame_of_item.truncate(header);
+        frame_of_item[0] = 0x82;
+        frame_of_item.extend(item);
+        (frame_of_item, frame)
+    };
+    websocket().into_iter().map(in_cbor).collect()
+}
+
 fn sse() -> Vec<Sample> {
     let message = |data: &str| {
         let before = "{\"topic\":\"t\",\"seq\":1,\"time\":2,\"event\":\"e\",\"message_id\":\"\",\"data\":";
@@ -288,6 +310,23 @@ const WEBSOCKET: &[&[u8]] = &[
     b"\x89\x00",
     b"\x8a\x7e",
     b"\x82\x01x",
+];
+
+const CBOR: &[&[u8]] = &[
+    b"HTTP/1.1 101 OK\r\n",
+    b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
+    b"\r\n",
+    b"\x82\x11\xa1\x64data\x6a\"12345678\"",
+    b"\x82\x1e\xa2\x64type\x67message\x64data\x6a\"12345678\"",
+    b"\x82\x15\xa2\x64type\x67message\x64data\x617",
+    b"\x82\x16\xa2\x64type\x67message\x64data\x42\x00\xff",
+    b"\x82\x11\xa1\x64type\x6asubscribed",
+    b"\x82\x7f\x00\x00\x00\x00\x02\x00\x00\x01",
+    b"\x82",
+    b"\x88\x02\x03\xe8",
+    b"\x89\x00",
+    b"\x8a\x7e",
+    b"\x81\x01x",
 ];
 
 const SSE: &[&[u8]] = &[
