@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use janus_core::hooks::{Client, ConnectRequest, Denied, Hooks, Identity, Patterns};
 use janus_core::testing::{Connect, TestEvent, TestServer};
 use janus_core::wire::{AllowedOrigins, Codec, HttpPort, TopicName};
-use janus_core::{Config, Incoming, Janus, Namespace, Since};
+use janus_core::{Config, Incoming, Janus, Message, Namespace, Since};
 use tokio::net::TcpListener;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -170,4 +170,17 @@ async fn a_topic_that_loses_its_grant_is_told_as_an_error() {
     client.refresh("smaller").await.unwrap();
     let TestEvent::Error { topic, error } = client.next().await else { panic!("no error") };
     assert_eq!((topic.as_deref(), &*error), (Some("news"), "forbidden"));
+}
+
+#[tokio::test]
+async fn a_message_of_bytes_reaches_a_test_with_its_bytes() {
+    let server = TestServer::start().await;
+    let mut client = server.connect().connect().await;
+    client.subscribe("frames").await;
+    let janus = server.janus();
+    janus.publish_message(Message::bytes("frames", b"\x00\xff").unwrap()).await.unwrap();
+    janus.publish("frames", "text").await.unwrap();
+    let (bytes, text) = (client.next_message().await, client.next_message().await);
+    assert_eq!((bytes.bytes.as_deref(), &*bytes.json), (Some(&b"\x00\xff"[..]), "null"));
+    assert_eq!((text.bytes, text.data::<String>()), (None, "text".to_owned()));
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::wire::v1::client::{self as v1, ServerFrame as Frame};
 use crate::wire::websocket::client::{self as websocket, ServerDecoder, ServerFrame};
-use crate::wire::{BytesMut, Position, Since};
+use crate::wire::{Bytes, BytesMut, Position, Since};
 
 /// Long enough for a busy machine; no passing test comes near.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -200,8 +200,10 @@ pub struct TestMessage {
     pub event: String,
     /// JSON text, as the event.
     pub message_id: String,
-    /// JSON text.
+    /// JSON text; `null` for a payload of bytes.
     pub json: String,
+    /// The payload of a message of bytes.
+    pub bytes: Option<Bytes>,
 }
 
 impl TestMessage {
@@ -423,12 +425,13 @@ impl TestClient {
     /// Keeps a frame that was not awaited.
     fn keep(&mut self, text: &str) {
         let event = match Frame::parse(text) {
-            Frame::Message { topic, seq, event, message_id, data, .. } => TestEvent::Message(TestMessage {
+            Frame::Message { topic, seq, event, message_id, data, base64, .. } => TestEvent::Message(TestMessage {
                 topic: topic.into_owned(),
                 seq,
                 event: event.to_owned(),
                 message_id: message_id.to_owned(),
                 json: data.to_owned(),
+                bytes: base64.map(|base64| base64.decode().into()),
             }),
             Frame::Gap { topic, from, to, .. } => TestEvent::Gap { topic: topic.into_owned(), from, to },
             Frame::Error { topic, error, .. } => {
