@@ -80,7 +80,7 @@ impl Record {
         self.state = State::Stopped;
         self.cell = None;
         self.due = None;
-        self.last_reason = Some(reason);
+        self.last_reason = Some(reason.cut());
     }
 
     /// Ends the quarantine: earlier restarts do not count any more.

@@ -96,11 +96,33 @@ pub enum ExitReason {
     NotRunning,
 }
 
+/// The longest text of a kept reason; a longer text is cut, and ends with an ellipsis.
+const MAX_TEXT_BYTES: usize = 4 * 1024;
+
 impl ExitReason {
     /// Whether a transient child is restarted for this reason: all reasons but [`Normal`](Self::Normal) and
     /// [`Shutdown`](Self::Shutdown).
     pub fn is_abnormal(&self) -> bool {
         !matches!(self, Self::Normal | Self::Shutdown)
+    }
+
+    /// The reason with texts of at most [`MAX_TEXT_BYTES`]: what is kept for a child must not grow with the message of a
+    /// panic, which may show what a client has sent.
+    pub(crate) fn cut(self) -> Self {
+        let cut = |text: Arc<str>| -> Arc<str> {
+            if text.len() <= MAX_TEXT_BYTES {
+                return text;
+            }
+            let end = text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8());
+            format!("{}…", &text[..end]).into()
+        };
+        match self {
+            Self::Panicked(text) => Self::Panicked(cut(text)),
+            Self::Error(text) => Self::Error(cut(text)),
+            Self::StartFailed(text) => Self::StartFailed(cut(text)),
+            Self::MaxRestarts { child, last } => Self::MaxRestarts { child, last: Box::new(last.cut()) },
+            other => other,
+        }
     }
 
     /// The reason of an incarnation which ended before it was up.
@@ -242,5 +264,20 @@ fn drop_quietly(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         // A payload that panics whenever it is dropped can only be leaked.
         std::mem::forget(second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_reason_is_cut_between_two_characters() {
+        let text = "é".repeat(MAX_TEXT_BYTES);
+        let ExitReason::Panicked(cut) = ExitReason::Panicked(text.into()).cut() else { panic!("the kind is kept") };
+        assert!(cut.len() <= MAX_TEXT_BYTES && cut.len() > MAX_TEXT_BYTES - 4 && cut.ends_with('…'), "{}", cut.len());
+        let short = ExitReason::Error("disk full".into());
+        let nested = ExitReason::MaxRestarts { child: "clerk".into(), last: Box::new(short.clone()) };
+        assert_eq!((short.clone().cut(), nested.clone().cut()), (short, nested));
     }
 }
