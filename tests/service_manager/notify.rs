@@ -2,10 +2,9 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use super::Manager;
-use crate::cli_run::{PATIENCE, Running, by_classic, janus};
+use crate::cli_run::{Running, by_classic, janus};
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
@@ -61,6 +60,10 @@ fn a_long_drain_asks_for_more_time() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_watchdog_is_fed_until_the_home_arbiter_hangs() {
+    use std::time::{Duration, Instant};
+
+    use crate::cli_run::PATIENCE;
+
     let manager = Manager::new();
     let variables = [("WATCHDOG_USEC", "400000"), ("HANG_AT_THE_FIRST_MESSAGE", "1")];
     let mut server = manager.start(&LISTEN, &variables);
