@@ -142,34 +142,7 @@ impl Sse {
         if request.has_body() {
             return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), NO_BODY));
         }
-        let mut last_event_id = None;
-        let mut begins = None;
-        let mut presence = false;
-        let mut topics: Vec<TopicName> = Vec::new();
-        let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
-        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
-            match &*name {
-                // The parser would replace invalid bytes by another character, and so name another topic.
-                "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
-                    let message = format!("topic number {} is not UTF-8", topics.len() + 1);
-                    return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
-                }
-                "topic" => topics.push(topic(&value, &topics, limits)?),
-                "since" => begins = Some(begin(&value)?),
-                "presence" => presence = wants_presence(&value)?,
-                name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
-                "events" if value != "native" => {
-                    let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
-                    return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message));
-                }
-                // Some clients add a parameter without a meaning, to avoid caches.
-                _ => {}
-            }
-        }
-        if topics.is_empty() {
-            let message = "missing topic: name at least one, as in /events?topic=news";
-            return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
-        }
+        let Asked { topics, begins, presence, last_event_id } = Asked::of(&request, limits)?;
         // The header is newer than the address: the browser has read this id since.
         let header = request.header("last-event-id").filter(|id| !id.is_empty());
         let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
@@ -251,32 +224,7 @@ impl Sse {
 
     fn put_event(&self, event: &ServerEvent<'_>, out: &mut BytesMut) {
         match event {
-            ServerEvent::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } => {
-                let id = last.unwrap_or(*position);
-                if since.and_then(Since::position).is_some() && missed.is_none() {
-                    out.put_slice(b"event: gap\n");
-                    put_id(out, id, *horizon);
-                    put_data(out, |json| {
-                        json.text("topic", topic.as_str()).epoch(position.epoch).raw("resumed", "false")
-                    });
-                }
-                out.put_slice(b"event: subscribed\n");
-                // A browser without an id asks again for the start of all topics; one position would be that of one topic.
-                let begins_over = matches!(since, Some(Since::Start | Since::Last)) && horizon.is_none();
-                if !begins_over {
-                    put_id(out, id, *horizon);
-                }
-                put_data(out, |json| {
-                    let json = json.text("topic", topic.as_str()).position(*position);
-                    match missed {
-                        Some(missed) if *repeated > 0 => {
-                            json.raw("resumed", "true").number("missed", *missed).number("repeated", *repeated)
-                        }
-                        Some(missed) => json.raw("resumed", "true").number("missed", *missed),
-                        None => json.raw("resumed", "false"),
-                    }
-                });
-            }
+            ServerEvent::Subscribed { .. } => put_subscribed(event, out),
             ServerEvent::Message(message) => self.put_message(out, message),
             ServerEvent::Gap { topic, epoch, from, to } => {
                 out.put_slice(b"event: gap\n");
@@ -336,6 +284,76 @@ impl Sse {
             }
         });
     }
+}
+
+/// What the query of a request asks for.
+struct Asked {
+    /// At least one.
+    topics: Vec<TopicName>,
+    begins: Option<Since>,
+    presence: bool,
+    last_event_id: Option<String>,
+}
+
+impl Asked {
+    fn of(request: &HttpRequest, limits: &Limits) -> Result<Self, HttpError> {
+        let mut last_event_id = None;
+        let mut begins = None;
+        let mut presence = false;
+        let mut topics: Vec<TopicName> = Vec::new();
+        let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
+        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
+            match &*name {
+                // The parser would replace invalid bytes by another character, and so name another topic.
+                "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
+                    let message = format!("topic number {} is not UTF-8", topics.len() + 1);
+                    return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+                }
+                "topic" => topics.push(topic(&value, &topics, limits)?),
+                "since" => begins = Some(begin(&value)?),
+                "presence" => presence = wants_presence(&value)?,
+                name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
+                "events" if value != "native" => {
+                    let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
+                    return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message));
+                }
+                // Some clients add a parameter without a meaning, to avoid caches.
+                _ => {}
+            }
+        }
+        if topics.is_empty() {
+            let message = "missing topic: name at least one, as in /events?topic=news";
+            return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+        }
+        Ok(Self { topics, begins, presence, last_event_id })
+    }
+}
+
+/// The beginning of a topic, and what its client has missed.
+fn put_subscribed(event: &ServerEvent<'_>, out: &mut BytesMut) {
+    let ServerEvent::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } = event else { return };
+    let id = last.unwrap_or(*position);
+    if since.and_then(Since::position).is_some() && missed.is_none() {
+        out.put_slice(b"event: gap\n");
+        put_id(out, id, *horizon);
+        put_data(out, |json| json.text("topic", topic.as_str()).epoch(position.epoch).raw("resumed", "false"));
+    }
+    out.put_slice(b"event: subscribed\n");
+    // A browser without an id asks again for the start of all topics; one position would be that of one topic.
+    let begins_over = matches!(since, Some(Since::Start | Since::Last)) && horizon.is_none();
+    if !begins_over {
+        put_id(out, id, *horizon);
+    }
+    put_data(out, |json| {
+        let json = json.text("topic", topic.as_str()).position(*position);
+        match missed {
+            Some(missed) if *repeated > 0 => {
+                json.raw("resumed", "true").number("missed", *missed).number("repeated", *repeated)
+            }
+            Some(missed) => json.raw("resumed", "true").number("missed", *missed),
+            None => json.raw("resumed", "false"),
+        }
+    });
 }
 
 /// Without an id, which is a place among the messages.
