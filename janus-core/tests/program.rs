@@ -182,5 +182,5 @@ async fn a_message_of_bytes_reaches_a_test_with_its_bytes() {
     janus.publish("frames", "text").await.unwrap();
     let (bytes, text) = (client.next_message().await, client.next_message().await);
     assert_eq!((bytes.bytes.as_deref(), &*bytes.json), (Some(&b"\x00\xff"[..]), "null"));
-    assert_eq!((text.bytes, text.data::<String>()), (None, "text".to_owned()));
+    assert_eq!((text.data::<String>(), text.bytes), ("text".to_owned(), None));
 }

@@ -10,21 +10,21 @@ use crate::live::{self, Figures, KEPT, Listed, Live};
 
 /// The figures, with the samples of some seconds.
 #[derive(Clone, Copy, Debug)]
-pub struct StatsView {
+pub(super) struct StatsView {
     samples: Option<usize>,
 }
 
 impl StatsView {
-    pub(crate) fn of(query: &str) -> Result<Self, HttpError> {
+    pub(super) fn of(query: &str) -> Result<Self, HttpError> {
         Ok(Self { samples: Query::of(query, &["samples"])?.number("samples", KEPT)? })
     }
 
     /// Whether the answer takes no time to speak of.
-    pub(crate) fn is_short(self) -> bool {
+    pub(super) fn is_short(self) -> bool {
         self.samples.is_none()
     }
 
-    pub(crate) fn answer(self, janus: &Janus, live: &Live) -> Vec<u8> {
+    pub(super) fn answer(self, janus: &Janus, live: &Live) -> Vec<u8> {
         let (rates, samples) = {
             let samples = live.samples();
             (samples.rates(), self.samples.map(|count| samples.last(count)))
