@@ -225,6 +225,9 @@ struct TopicJson<'a> {
     in_flight: usize,
     available: bool,
     messages_per_second: Option<f64>,
+    /// Absent for a topic without presence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<usize>,
 }
 
 impl<'a> TopicJson<'a> {
@@ -235,6 +238,7 @@ impl<'a> TopicJson<'a> {
             in_flight: topic.in_flight,
             available: topic.available,
             messages_per_second: rates.and_then(|rates| rates(topic.number)),
+            members: topic.members,
         };
         topics.iter().map(of).collect()
     }
