@@ -10,7 +10,7 @@ use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
 use crate::wire::base64::put_base64;
-use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
+use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Member, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -31,16 +31,36 @@ pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
 /// Subscribes to a topic, from now on or from after a position.
 #[must_use]
 pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
-    build("subscribe", |frame| {
-        let frame = frame.id(id).text("topic", topic);
-        match since {
-            Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
-            Some(Since::Position(Position { epoch, seq })) => {
-                frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
-            }
-            None => frame,
+    build("subscribe", |frame| since_of(frame.id(id).text("topic", topic), since))
+}
+
+/// As [`subscribe`], and watches the members of the topic: [`ServerFrame::Presence`].
+///
+/// ```
+/// use janus_core::wire::v1::client::subscribe_with_presence;
+///
+/// let frame = subscribe_with_presence(Some(1), "chat:lobby", None);
+/// assert_eq!(frame, r#"{"type":"subscribe","id":1,"topic":"chat:lobby","presence":true}"#);
+/// ```
+#[must_use]
+pub fn subscribe_with_presence(id: RequestId, topic: &str, since: Option<Since>) -> String {
+    build("subscribe", |frame| since_of(frame.id(id).text("topic", topic), since).raw("presence", "true"))
+}
+
+fn since_of<'o>(frame: Object<'o, Vec<u8>>, since: Option<Since>) -> Object<'o, Vec<u8>> {
+    match since {
+        Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
+        Some(Since::Position(Position { epoch, seq })) => {
+            frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
         }
-    })
+        None => frame,
+    }
+}
+
+/// Asks for the members of a topic; answered with a [`ServerFrame::Presence`] of the same id.
+#[must_use]
+pub fn presence(id: RequestId, topic: &str) -> String {
+    build("presence", |frame| frame.id(id).text("topic", topic))
 }
 
 /// Ends a subscription.
@@ -111,6 +131,72 @@ pub fn publish_bytes(
     })
 }
 
+/// A publication with everything that the protocol has for publications.
+///
+/// ```
+/// use janus_core::wire::v1::client::{Payload, PublishFrame};
+///
+/// let frame = PublishFrame {
+///     topic: "news",
+///     event: "\"\"",
+///     message_id: "\"\"",
+///     payload: Payload::Json("42"),
+///     key: None,
+///     exclude: Some("718281828459045235.17".parse()?),
+/// };
+/// assert!(frame.text(Some(1)).contains(r#""exclude":"718281828459045235.17""#));
+/// # Ok::<_, janus_core::wire::ClientIdError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct PublishFrame<'a> {
+    /// The name of the topic.
+    pub topic: &'a str,
+    /// JSON text.
+    pub event: &'a str,
+    /// JSON text.
+    pub message_id: &'a str,
+    /// JSON or bytes.
+    pub payload: Payload<'a>,
+    /// The key by which the server knows a repetition of the message.
+    pub key: Option<&'a IdempotencyKey>,
+    /// The client that does not get the message.
+    pub exclude: Option<ClientId>,
+}
+
+/// The payload of a [`PublishFrame`].
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// JSON text.
+    Json(&'a str),
+    /// Bytes, which the frame carries as base64.
+    Bytes(&'a [u8]),
+}
+
+impl PublishFrame<'_> {
+    /// The text of the frame; a request with an id is answered with [`ServerFrame::Published`].
+    #[must_use]
+    pub fn text(&self, id: RequestId) -> String {
+        build("publish", |frame| {
+            let mut frame =
+                frame.id(id).text("topic", self.topic).raw("event", self.event).raw("message_id", self.message_id);
+            if let Some(key) = self.key {
+                frame = frame.text("idempotency_key", key.as_str());
+            }
+            if let Some(client) = self.exclude {
+                frame = frame.text("exclude", &client.to_string());
+            }
+            match self.payload {
+                Payload::Json(data) => frame.raw("data", data),
+                Payload::Bytes(bytes) => {
+                    let mut base64 = String::new();
+                    put_base64(&mut base64, bytes);
+                    frame.text("data_base64", &base64)
+                }
+            }
+        })
+    }
+}
+
 /// Proves the client's identity anew; answered with [`ServerFrame::Refreshed`].
 #[must_use]
 pub fn refresh(id: RequestId, auth: &str) -> String {
@@ -176,6 +262,8 @@ pub enum ServerFrame<'a> {
         position: Position,
         /// How many subscribers the topic had at that moment.
         subscribers: u64,
+        /// Whether an earlier message with the same key was published, and not this one.
+        again: bool,
     },
     /// A published message. All but the topic is the publisher's JSON text.
     Message {
@@ -205,6 +293,19 @@ pub enum ServerFrame<'a> {
         /// The number of the last lost message.
         to: u64,
     },
+    /// News of the members of a topic, or the answer to a question.
+    Presence {
+        /// The request; `None` for news.
+        id: RequestId,
+        /// The topic.
+        topic: Cow<'a, str>,
+        /// What the members mean.
+        change: PresenceChange,
+        /// How many members the topic has from now on.
+        count: u64,
+        /// The users with a name; `None` if the topic is counted only.
+        members: Option<Vec<Member>>,
+    },
     /// A request was refused.
     Error {
         /// The request, if known.
@@ -233,6 +334,17 @@ pub enum ServerFrame<'a> {
     Pong,
     /// A frame unknown to this client.
     Unknown(&'a str),
+}
+
+/// What the members in a [`ServerFrame::Presence`] mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PresenceChange {
+    /// All members of the topic.
+    All,
+    /// Users that have come.
+    Joined,
+    /// Users that have left.
+    Left,
 }
 
 impl<'a> ServerFrame<'a> {
@@ -283,8 +395,13 @@ impl<'a> ServerFrame<'a> {
             "refreshed" => Self::Refreshed { id, expires: expires(text)? },
             "unsubscribed" => Self::Unsubscribed { id, topic: topic?? },
             "published" => {
-                Self::Published { id, topic: topic??, position: position()?, subscribers: subscribers?.parse().ok()? }
+                let again = json::members(text, ["again"]).ok()?.values == [Some("true")];
+                let subscribers = subscribers?.parse().ok()?;
+                Self::Published { id, topic: topic??, position: position()?, subscribers, again }
             }
+            "presence" => Self::presence(text, id, topic??, PresenceChange::All)?,
+            "joined" => Self::presence(text, id, topic??, PresenceChange::Joined)?,
+            "left" => Self::presence(text, id, topic??, PresenceChange::Left)?,
             "gap" => Self::Gap { topic: topic??, epoch: epoch?, from: from?.parse().ok()?, to: to?.parse().ok()? },
             "pong" => Self::Pong,
             "welcome" => Self::welcome(text, resumed?)?,
@@ -302,6 +419,19 @@ impl<'a> ServerFrame<'a> {
             }
             _ => return None,
         })
+    }
+
+    fn presence(text: &'a str, id: RequestId, topic: Cow<'a, str>, change: PresenceChange) -> Option<Self> {
+        let [count, members] = json::members(text, ["count", "members"]).ok()?.values;
+        let member = |raw| {
+            let [user, info] = json::members(raw, ["user", "info"]).ok()?.values;
+            Some(Member::new(&*json::string(user?)?, info))
+        };
+        let members = match members {
+            Some(list) => Some(json::items_of(list).ok()?.into_iter().map(member).collect::<Option<_>>()?),
+            None => None,
+        };
+        Some(Self::Presence { id, topic, change, count: count?.parse().ok()?, members })
     }
 
     fn welcome(text: &'a str, resumed: bool) -> Option<Self> {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::client::{self, ServerFrame};
+use super::client::{self, PresenceChange, ServerFrame};
 use super::*;
 use crate::wire::{Epoch, Publication, Timestamp};
 
@@ -483,7 +483,13 @@ mod events {
                 ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0, again: false },
                 r#"{"type":"published","id":2,"topic":"news","epoch":"0000000000000000","seq":0,"subscribers":0}"#,
             ),
-            ServerFrame::Published { id: Some(2), topic: "news".into(), position: nowhere, subscribers: 0 }
+            ServerFrame::Published {
+                id: Some(2),
+                topic: "news".into(),
+                position: nowhere,
+                subscribers: 0,
+                again: false
+            }
         );
         assert_eq!(
             encoded(
@@ -571,25 +577,42 @@ mod events {
             String::from_utf8(out.to_vec()).unwrap()
         };
         let list = r#""members":[{"user":"a","info":[1.0]}]}"#;
-        for (event, expected) in [
+        let (all, joined, left) = (PresenceChange::All, PresenceChange::Joined, PresenceChange::Left);
+        for (event, expected, id, change, members) in [
             (
                 ServerEvent::Presence { id: Some(1), topic, count: 2, members: some },
                 format!(r#"{{"type":"presence","id":1,"topic":"t","count":2,{list}"#),
+                Some(1),
+                all,
+                some,
             ),
             (
                 ServerEvent::Presence { id: None, topic, count: 2, members: None },
                 r#"{"type":"presence","topic":"t","count":2}"#.to_owned(),
+                None,
+                all,
+                None,
             ),
             (
                 ServerEvent::Joined { topic, count: 2, members: &members },
                 format!(r#"{{"type":"joined","topic":"t","count":2,{list}"#),
+                None,
+                joined,
+                some,
             ),
             (
                 ServerEvent::Left { topic, count: 2, members: &[] },
                 r#"{"type":"left","topic":"t","count":2,"members":[]}"#.to_owned(),
+                None,
+                left,
+                Some(&[][..]),
             ),
         ] {
-            assert_eq!(of(event), expected);
+            let text = of(event);
+            assert_eq!(text, expected);
+            let members = members.map(<[_]>::to_vec);
+            let read = ServerFrame::Presence { id, topic: "t".into(), change, count: 2, members };
+            assert_eq!(ServerFrame::parse(&text), read);
         }
     }
 
