@@ -133,6 +133,8 @@ struct Topic {
     /// Where the program wants to begin.
     since: Option<Since>,
     presence: bool,
+    /// Whether the server has subscribed the client by itself.
+    is_assigned: bool,
     /// Up to here, everything is in the feed. Moves with the feed alone, so that what finds no room comes again.
     position: Option<Position>,
     phase: Phase,
@@ -294,6 +296,10 @@ impl Desk {
             Command::Subscribe { topic: name, feed, since, presence, reply } => {
                 // The program may have dropped a subscription of this topic a moment ago.
                 self.look();
+                if self.topics.get(&name).is_some_and(|topic| topic.is_assigned) {
+                    // The program's own request takes the place of the server's subscription, on either side.
+                    drop(self.topics.remove(&name).map(|topic| topic.feed.discard()));
+                }
                 // Answers outstanding of dropped subscriptions count as well.
                 if self.pending.len() >= self.max_pending + self.topics.len() {
                     let _ = reply.send(Err(ClientError::TooManyPending { max: self.max_pending }));
@@ -305,6 +311,7 @@ impl Desk {
                         feed,
                         since,
                         presence,
+                        is_assigned: false,
                         position: since.and_then(Since::position),
                         phase: Phase::Away,
                         was_away: false,
@@ -565,6 +572,7 @@ impl Desk {
             feed,
             since: None,
             presence: false,
+            is_assigned: true,
             position: Some(begun.position),
             phase: Phase::Live,
             was_away: false,

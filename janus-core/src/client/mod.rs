@@ -14,9 +14,9 @@
 //! # let config = Config { listen: vec![], http_listen: vec![listen], ..Config::default() };
 //! # let janus = Janus::builder().config(config).start().await?;
 //! # let url = format!("ws://{listen}");
-//! # let _ = "
+//! # let _ = r##"
 //! let url = "ws://localhost:8080";
-//! # ";
+//! # "##;
 //! let client = Client::builder(url).connect().await?;
 //! let mut news = client.subscribe("news").await?;
 //!

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,7 +14,7 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -58,17 +59,18 @@ pub(super) enum Received {
 }
 
 impl Socket {
-    /// Connects, and asks for a WebSocket. Each step has the time of all: the caller has a limit for the whole.
+    /// Connects, and asks for a WebSocket, until the deadline, which is `time` after the beginning.
     pub(super) async fn open(
         address: &Address,
         config: Option<Arc<ClientConfig>>,
+        deadline: Instant,
         time: Duration,
     ) -> Result<Self, ClientError> {
         let Address { to, host, path, .. } = address;
         let connect = |source| ClientError::Connect { to: to.clone(), source: Arc::new(source) };
         let late = |awaited| ClientError::Late { awaited, time };
-        let connected = timeout(time, TcpStream::connect(to)).await;
-        let tcp = connected.map_err(|_| late("connection"))?.map_err(connect)?;
+        let connected = timeout_at(deadline, TcpStream::connect(to)).await;
+        let tcp = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(connect)?;
         // Small requests are sent at once; without the option a connection is slower, and works.
         let _ = tcp.set_nodelay(true);
         let stream: Box<dyn Duplex> = match config {
@@ -76,12 +78,10 @@ impl Socket {
             Some(config) => {
                 let bad_name = |_| ClientError::BadUrl { url: to.clone(), reason: "the host is no name".to_owned() };
                 let name = ServerName::try_from(host.clone()).map_err(bad_name)?;
-                let shaken = timeout(time, TlsConnector::from(config).connect(name, tcp)).await;
+                let shaken = timeout_at(deadline, TlsConnector::from(config).connect(name, tcp)).await;
                 let shaken = shaken.map_err(|_| late("TLS handshake"))?;
                 Box::new(shaken.map_err(|source| match source.kind() {
-                    std::io::ErrorKind::InvalidData => {
-                        ClientError::Handshake { to: to.clone(), source: Arc::new(source) }
-                    }
+                    io::ErrorKind::InvalidData => ClientError::Handshake { to: to.clone(), source: Arc::new(source) },
                     _ => connect(source),
                 })?)
             }
@@ -95,7 +95,7 @@ impl Socket {
             .max_frame_size(Some(FRAME_BYTES_MAX))
             .read_buffer_size(READ_BUFFER_BYTES);
         let upgraded = tokio_tungstenite::client_async_with_config(request, stream, Some(limits));
-        let upgraded = timeout(time, upgraded).await.map_err(|_| late("answer"))?;
+        let upgraded = timeout_at(deadline, upgraded).await.map_err(|_| late("welcome"))?;
         let (stream, _) = upgraded.map_err(in_words)?;
         Ok(Self { stream, outgoing: VecDeque::new(), is_unflushed: false, blocked_since: None })
     }

@@ -142,6 +142,14 @@ impl Feed {
         queue.wake();
     }
 
+    /// Ends the stream at once.
+    pub(super) fn discard(&self) {
+        let mut queue = self.queue.lock();
+        queue.items.clear();
+        queue.end.get_or_insert(None);
+        queue.wake();
+    }
+
     fn poll_take(&self, context: &Context<'_>) -> Poll<Option<Result<Item, ClientError>>> {
         let mut queue = self.queue.lock();
         let Some(item) = queue.items.pop_front() else {

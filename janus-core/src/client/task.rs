@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::address::Address;
 use super::back_off::BackOff;
@@ -59,16 +59,16 @@ impl Dialer {
         let token = self.tokens.for_hello().await?;
         let config = if self.address.is_tls { Some(self.tls_config().await?) } else { None };
         let time = self.timeout;
-        let late = |_| ClientError::Late { awaited: "welcome", time };
+        let deadline = Instant::now() + time;
+        let mut socket = Socket::open(&self.address, config, deadline, time).await?;
         let opened = async {
-            let mut socket = Socket::open(&self.address, config, time).await?;
             socket.send(v1::hello(self.session.as_deref(), token.as_deref()));
             loop {
                 let Received::Text(text) = socket.next(true).await? else { continue };
                 match ServerFrame::parse(&text) {
                     ServerFrame::Welcome { session, client, limits, expires, .. } => {
                         let connection = Connection { client, max_frame_bytes: limits.max_frame_bytes };
-                        return Ok((session.into_owned(), Opened { socket, connection, expires }));
+                        return Ok((session.into_owned(), connection, expires));
                     }
                     ServerFrame::Bye { code, error, message, reconnect_after } => {
                         let (error, message) = (error.into_owned(), message.into_owned());
@@ -78,9 +78,10 @@ impl Dialer {
                 }
             }
         };
-        let (session, opened) = timeout(time, opened).await.map_err(late)??;
+        let late = |_| ClientError::Late { awaited: "welcome", time };
+        let (session, connection, expires) = timeout_at(deadline, opened).await.map_err(late)??;
         self.session = Some(session);
-        Ok(opened)
+        Ok(Opened { socket, connection, expires })
     }
 
     async fn tls_config(&mut self) -> Result<Arc<ClientConfig>, ClientError> {

@@ -31,7 +31,7 @@ pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
 /// Subscribes to a topic, from now on or from after a position.
 #[must_use]
 pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
-    build("subscribe", |frame| since_of(frame.id(id).text("topic", topic), since))
+    build("subscribe", |frame| with_since(frame.id(id).text("topic", topic), since))
 }
 
 /// As [`subscribe`], and watches the members of the topic: [`ServerFrame::Presence`].
@@ -44,10 +44,10 @@ pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
 /// ```
 #[must_use]
 pub fn subscribe_with_presence(id: RequestId, topic: &str, since: Option<Since>) -> String {
-    build("subscribe", |frame| since_of(frame.id(id).text("topic", topic), since).raw("presence", "true"))
+    build("subscribe", |frame| with_since(frame.id(id).text("topic", topic), since).raw("presence", "true"))
 }
 
-fn since_of<'o>(frame: Object<'o, Vec<u8>>, since: Option<Since>) -> Object<'o, Vec<u8>> {
+fn with_since<'o>(frame: Object<'o, Vec<u8>>, since: Option<Since>) -> Object<'o, Vec<u8>> {
     match since {
         Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
         Some(Since::Position(Position { epoch, seq })) => {
