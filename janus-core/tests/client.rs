@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use janus_core::client::{
-    Client, ClientBuilder, ClientError, Gap, Item, PresenceChange, State, Subscription, TokenError, WhenFull,
+    Client, ClientBuilder, ClientError, Gap, HistoryPage, HistoryQuery, Item, PresenceChange, State, Subscription,
+    TokenError, WhenFull,
 };
 use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity, Patterns};
 use janus_core::testing::TestServer;
@@ -132,6 +133,25 @@ async fn a_subscription_begins_where_the_program_says() {
     assert_eq!((next(&mut gone).await, gone.begun().missed), (Item::Gap(Gap::Unknown), None));
     publish(&server, 1).await;
     assert_eq!(numbers(&mut gone, 1).await, [9]);
+}
+
+#[tokio::test]
+async fn the_history_comes_page_by_page() {
+    let default_namespace = Namespace { history: true, ..Namespace::default() };
+    let server = TestServer::of(Janus::builder().config(Config { default_namespace, ..Config::default() })).await;
+    let client = to(&server).connect().await.unwrap();
+    publish(&server, 4).await;
+    client.publish_bytes("news", [0, 255]).await.unwrap();
+    let newest = client.history("news", HistoryQuery::latest(2).reversed()).await.unwrap();
+    let numbers = |page: &HistoryPage| page.messages.iter().map(|message| message.seq()).collect::<Vec<_>>();
+    assert_eq!((numbers(&newest), newest.complete, newest.more, newest.top), (vec![5, 4], true, true, 5));
+    assert_eq!((newest.messages[0].bytes(), newest.messages[1].data()), (Some(vec![0, 255]), "3"));
+    let older = client.history("news", HistoryQuery::latest(9).reversed().since(newest.position)).await.unwrap();
+    assert_eq!((numbers(&older), older.more), (vec![3, 2, 1], false));
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    let error = client.history("news", HistoryQuery::latest(1)).await.unwrap_err();
+    assert_eq!(error.code(), Some(4422), "{error}");
 }
 
 #[tokio::test]

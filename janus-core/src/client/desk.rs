@@ -5,15 +5,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::ClientError;
 use super::back_off::BackOff;
-use super::item::{Begun, Gap, Item, Message, Parts, Presence, Published};
+use super::item::{Begun, Gap, HistoryPage, Item, Message, Parts, Presence, Published};
 use super::subscription::{Feed, Pushed, Room, Subscription};
 use crate::wire::v1::client::{self as v1, Payload, PublishFrame, ServerFrame};
-use crate::wire::{ClientId, IdempotencyKey, Position, Since};
+use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Position, Since};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
 
@@ -28,6 +29,7 @@ pub(super) enum Command {
 pub(super) enum Request {
     Publish(Box<Publication>, Reply<Published>),
     Presence(String, Reply<Presence>),
+    History(String, HistoryQuery, Reply<HistoryPage>),
 }
 
 impl Request {
@@ -36,6 +38,7 @@ impl Request {
         match self {
             Self::Publish(_, reply) => reply.is_closed(),
             Self::Presence(_, reply) => reply.is_closed(),
+            Self::History(_, _, reply) => reply.is_closed(),
         }
     }
 
@@ -43,7 +46,7 @@ impl Request {
     fn is_repeatable(&self) -> bool {
         match self {
             Self::Publish(publication, _) => publication.key.is_some(),
-            Self::Presence(..) => true,
+            Self::Presence(..) | Self::History(..) => true,
         }
     }
 
@@ -52,6 +55,7 @@ impl Request {
         match self {
             Self::Publish(_, reply) => drop(reply.send(Err(error))),
             Self::Presence(_, reply) => drop(reply.send(Err(error))),
+            Self::History(_, _, reply) => drop(reply.send(Err(error))),
         }
     }
 
@@ -59,6 +63,7 @@ impl Request {
         match self {
             Self::Publish(publication, _) => publication.frame(this_client).text(Some(id)),
             Self::Presence(topic, _) => v1::presence(Some(id), topic),
+            Self::History(topic, query, _) => v1::history(Some(id), topic, *query),
         }
     }
 }
@@ -450,6 +455,16 @@ impl Desk {
                     _ => return Ok(self.news_of_members(&topic, presence)),
                 }
             }
+            ServerFrame::History { id, topic, position, complete, more, top, messages } => {
+                let page = HistoryPage { messages: Vec::new(), position, complete, more, top };
+                if let Some(Pending::Request(Request::History(_, _, reply))) =
+                    id.and_then(|id| self.pending.remove(&id))
+                {
+                    let page = HistoryPage::read(&topic, text, messages, page);
+                    let _ =
+                        reply.send(page.ok_or_else(|| ClientError::NotJanus("a history without messages".to_owned())));
+                }
+            }
             ServerFrame::Subscribed { id: Some(id), position, missed, .. } => {
                 if let Some(Pending::Subscribe(name)) = self.pending.remove(&id) {
                     self.begun(&name, id, Begun { position, missed });
@@ -491,7 +506,9 @@ impl Desk {
             return News::Nothing;
         }
         let position = Position { seq, ..before };
-        let item = Item::Message(Message::new(Arc::clone(&topic.name), position, text, parts));
+        // A copy, because the text is a part of a buffer with many frames, which one kept message would keep alive.
+        let frame = Bytes::copy_from_slice(text.as_bytes());
+        let item = Item::Message(Message::new(Arc::clone(&topic.name), position, text, &frame, parts));
         self.push(name, item, Some(position))
     }
 

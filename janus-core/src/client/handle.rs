@@ -13,10 +13,10 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::desk::{Assigned, Command, Exclude, OwnPayload, Publication, Reply, Request};
-use super::item::{Presence, Published};
+use super::item::{HistoryPage, Presence, Published};
 use super::subscription::{Feed, Room, Subscription};
 use super::{ClientBuilder, ClientError};
-use crate::wire::{ClientId, IdempotencyKey, Since};
+use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Since};
 
 /// A connection to a Janus server that comes back by itself; see the [module](super) for an example.
 ///
@@ -175,6 +175,27 @@ impl Client {
     pub async fn presence(&self, topic: impl Into<String>) -> Result<Presence, ClientError> {
         let topic = topic.into();
         self.ask("answer", |reply| Command::Request(Request::Presence(topic, reply))).await
+    }
+
+    /// Messages that a topic keeps, without a subscription: the latest, or those after or before a position. The server cuts
+    /// long answers, and says so in [`more`](HistoryPage::more).
+    ///
+    /// ```no_run
+    /// # use janus_core::client::{Client, HistoryQuery};
+    /// # async fn page(client: Client) -> Result<(), janus_core::client::ClientError> {
+    /// let newest = client.history("chat:lobby", HistoryQuery::latest(20).reversed()).await?;
+    /// let older = client.history("chat:lobby", HistoryQuery::latest(20).reversed().since(newest.position)).await?;
+    /// # let _ = older;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `no_history` if the topic's namespace keeps none, `forbidden`, or no answer in time.
+    pub async fn history(&self, topic: impl Into<String>, query: HistoryQuery) -> Result<HistoryPage, ClientError> {
+        let topic = topic.into();
+        self.ask("answer", |reply| Command::Request(Request::History(topic, query, reply))).await
     }
 
     /// Closes the connection with a goodbye, and ends the client and all its subscriptions. Returns when the client's task is

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, Error as _};
 
-use crate::wire::v1::client::PresenceChange;
+use crate::wire::v1::client::{KeptMessage, PresenceChange, kept_messages};
 use crate::wire::{Base64, Epoch, Member, Position};
 
 /// The next of a [`Subscription`](super::Subscription).
@@ -80,8 +80,8 @@ pub(super) struct Parts<'a> {
 }
 
 impl Message {
-    /// A message whose parts are parts of this text.
-    pub(super) fn new(topic: Arc<str>, position: Position, text: &str, parts: &Parts<'_>) -> Self {
+    /// A message whose parts are parts of this text, of which `frame` is a copy.
+    pub(super) fn new(topic: Arc<str>, position: Position, text: &str, frame: &Bytes, parts: &Parts<'_>) -> Self {
         let place = |part: &str| {
             let start = (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize);
             let start = start.filter(|start| start + part.len() <= text.len());
@@ -92,8 +92,7 @@ impl Message {
             topic,
             position,
             time: parts.time,
-            // A copy, because the text is a part of a buffer with many frames, which one kept message would keep alive.
-            frame: Bytes::copy_from_slice(text.as_bytes()),
+            frame: frame.clone(),
             event: place(parts.event),
             message_id: place(parts.message_id),
             payload: place(parts.base64.map_or(parts.data, Base64::as_str)),
@@ -204,6 +203,37 @@ pub struct Begun {
 impl Begun {
     /// Before the answer of the server.
     pub(super) const NOWHERE: Self = Self { position: Position { epoch: Epoch::NONE, seq: 0 }, missed: None };
+}
+
+/// A part of what a topic keeps; see [`Client::history`](super::Client::history).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryPage {
+    /// The messages, which share the memory of the page.
+    pub messages: Vec<Message>,
+    /// Where these messages end: the `since` of the next part, and unless reversed of a subscription that continues
+    /// without a hole.
+    pub position: Position,
+    /// Whether nothing is missing before the first of the messages.
+    pub complete: bool,
+    /// Whether a limit has cut further messages off.
+    pub more: bool,
+    /// The number of the topic's latest message.
+    pub top: u64,
+}
+
+impl HistoryPage {
+    /// The page in a frame; `None` if a message cannot be read.
+    pub(super) fn read(topic: &str, text: &str, kept: &str, page: Self) -> Option<Self> {
+        let (topic, frame) = (Arc::<str>::from(topic), Bytes::copy_from_slice(text.as_bytes()));
+        let message = |kept: KeptMessage<'_>| {
+            let KeptMessage { seq, time, event, message_id, data, base64, .. } = kept;
+            let parts = Parts { time, event, message_id, data, base64 };
+            Message::new(Arc::clone(&topic), Position { seq, ..page.position }, text, &frame, &parts)
+        };
+        let messages = kept_messages(kept)?.into_iter().map(message).collect();
+        Some(Self { messages, ..page })
+    }
 }
 
 /// The receipt of a publication.

@@ -58,7 +58,7 @@
 //! | `builder.rs` | the API | settings, defaults, the birth of a client |
 //! | `handle.rs` | the API | [`Client`] and its calls |
 //! | `subscription.rs` | the API, a queue | [`Subscription`], and the queue between task and program |
-//! | `item.rs` | values | messages, gaps, presence, receipts |
+//! | `item.rs` | values | messages, gaps, presence, receipts, pages of history |
 //! | `error.rs` | values | [`ClientError`], and what is final |
 //! | `task.rs` | the task | the socket, the clock, the return after a loss |
 //! | `desk.rs` | pure | topics, positions, requests: what a frame means, and what is to be sent |
@@ -85,8 +85,8 @@ pub use builder::ClientBuilder;
 pub use desk::Assigned;
 pub use error::{ClientError, TokenError, TokenFailure};
 pub use handle::{AssignedTopics, Client, Publish, State, Subscribe};
-pub use item::{Begun, Gap, Item, Message, Presence, Published};
+pub use item::{Begun, Gap, HistoryPage, Item, Message, Presence, Published};
 pub use subscription::{Subscription, WhenFull};
 
 pub use crate::wire::v1::client::PresenceChange;
-pub use crate::wire::{ClientId, IdempotencyKey, Member, Position, Since};
+pub use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Member, Position, Since};

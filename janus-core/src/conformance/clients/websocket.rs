@@ -138,6 +138,7 @@ fn understand(text: &str) -> Seen {
         | Frame::Published { .. }
         | Frame::Presence { .. }
         | Frame::Refreshed { .. }
+        | Frame::History { .. }
         | Frame::Pong => Seen::Other,
         Frame::Unknown(text) => Seen::Unknown(text.to_owned()),
     }
