@@ -301,9 +301,11 @@ impl Desk {
             Command::Subscribe { topic: name, feed, since, presence, reply } => {
                 // The program may have dropped a subscription of this topic a moment ago.
                 self.look();
-                if self.topics.get(&name).is_some_and(|topic| topic.is_assigned) {
-                    // The program's own request takes the place of the server's subscription, on either side.
-                    drop(self.topics.remove(&name).map(|topic| topic.feed.discard()));
+                // The program's own request takes the place of the server's subscription, on either side.
+                if self.topics.get(&name).is_some_and(|topic| topic.is_assigned)
+                    && let Some(topic) = self.topics.remove(&name)
+                {
+                    topic.feed.discard();
                 }
                 // Answers outstanding of dropped subscriptions count as well.
                 if self.pending.len() >= self.max_pending + self.topics.len() {

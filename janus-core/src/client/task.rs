@@ -183,19 +183,9 @@ impl Task {
             tokio::select! {
                 received = socket.next(may_read) => {
                     clock.heard();
-                    let news = match received {
-                        Ok(Received::Text(text)) => self.desk.receive(&text),
-                        Ok(Received::Life) => Ok(News::Nothing),
-                        Err(error) => Err(error),
-                    };
-                    match news {
-                        Ok(News::Nothing) => tokio::task::consume_budget().await,
-                        Ok(News::Breather) => tokio::task::yield_now().await,
-                        Ok(News::Renewed(token, expires)) => {
-                            self.dialer.tokens.renewed(token);
-                            clock.renew_after(&self.dialer, expires);
-                        }
-                        Ok(News::NotRenewed(error)) => clock.renew_again(&self.dialer, &error),
+                    match self.received(received, &mut clock) {
+                        Ok(false) => tokio::task::consume_budget().await,
+                        Ok(true) => tokio::task::yield_now().await,
                         Err(error) => return Ended::Lost(error),
                     }
                 }
@@ -227,6 +217,21 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Takes in what has come. Returns whether the program should have its turn.
+    fn received(&mut self, received: Result<Received, ClientError>, clock: &mut Clock) -> Result<bool, ClientError> {
+        let Received::Text(text) = received? else { return Ok(false) };
+        match self.desk.receive(&text)? {
+            News::Nothing => return Ok(false),
+            News::Breather => return Ok(true),
+            News::Renewed(token, expires) => {
+                self.dialer.tokens.renewed(token);
+                clock.renew_after(&self.dialer, expires);
+            }
+            News::NotRenewed(error) => clock.renew_again(&self.dialer, &error),
+        }
+        Ok(false)
     }
 }
 

@@ -281,7 +281,9 @@ impl Modern {
                 let asked = place.and_then(|place| self.commands.remove(place));
                 assert!(matches!(asked, Some((_, Command::Ping))), "client {number}: a pong to {asked:?}");
             }
-            ServerFrame::Presence { .. } => panic!("client {number}: presence was not asked for: {text}"),
+            ServerFrame::Presence { .. } | ServerFrame::History { .. } => {
+                panic!("client {number}: this was not asked for: {text}")
+            }
             ServerFrame::Unknown(text) => panic!("client {number}: unknown frame: {text}"),
         }
     }

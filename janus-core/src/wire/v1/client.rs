@@ -436,19 +436,7 @@ impl<'a> ServerFrame<'a> {
             "joined" => Self::presence(text, id, topic??, PresenceChange::Joined)?,
             "left" => Self::presence(text, id, topic??, PresenceChange::Left)?,
             "gap" => Self::Gap { topic: topic??, epoch: epoch?, from: from?.parse().ok()?, to: to?.parse().ok()? },
-            "history" => {
-                let [complete, more, top, messages] =
-                    json::members(text, ["complete", "more", "top", "messages"]).ok()?.values;
-                Self::History {
-                    id,
-                    topic: topic??,
-                    position: position()?,
-                    complete: complete? == "true",
-                    more: more? == "true",
-                    top: top?.parse().ok()?,
-                    messages: messages?,
-                }
-            }
+            "history" => Self::history(text, id, topic??, position()?)?,
             "pong" => Self::Pong,
             "welcome" => Self::welcome(text, resumed?)?,
             "error" => {
@@ -465,6 +453,12 @@ impl<'a> ServerFrame<'a> {
             }
             _ => return None,
         })
+    }
+
+    fn history(text: &'a str, id: RequestId, topic: Cow<'a, str>, position: Position) -> Option<Self> {
+        let [complete, more, top, messages] = json::members(text, ["complete", "more", "top", "messages"]).ok()?.values;
+        let (complete, more) = (complete? == "true", more? == "true");
+        Some(Self::History { id, topic, position, complete, more, top: top?.parse().ok()?, messages: messages? })
     }
 
     fn presence(text: &'a str, id: RequestId, topic: Cow<'a, str>, change: PresenceChange) -> Option<Self> {

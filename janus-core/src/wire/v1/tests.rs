@@ -759,7 +759,18 @@ proptest! {
             decoded(&client::unsubscribe(id, &name)),
             Ok(Command::Unsubscribe { topic: topic.clone(), id })
         );
+        prop_assert_eq!(
+            decoded(&client::subscribe_with_presence(id, &name, since)),
+            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: true, id })
+        );
+        prop_assert_eq!(decoded(&client::presence(id, &name)), Ok(Command::Presence { topic: topic.clone(), id }));
         let data = serde_json::Value::from(data).to_string();
+        let payload = client::Payload::Json(&data);
+        let frame =
+            client::PublishFrame { topic: &name, event: "1", message_id: "null", payload, key: None, exclude: None };
+        prop_assert_eq!(frame.text(id), client::publish(id, &name, "1", "null", &data));
+        let bytes = client::PublishFrame { payload: client::Payload::Bytes(data.as_bytes()), ..frame };
+        prop_assert_eq!(bytes.text(id), client::publish_bytes(id, &name, "1", "null", data.as_bytes(), None));
         let publication = Publication::new(&topic, "1", "null", &data).unwrap();
         prop_assert_eq!(
             decoded(&client::publish(id, &name, "1", "null", &data)),
