@@ -213,11 +213,11 @@ impl Client {
         let time = self.shared.request_timeout;
         let asked = async {
             let (reply, answer) = oneshot::channel();
-            let sent = self.shared.commands.send(command(reply)).await;
-            match (sent, answer.await) {
-                (Ok(()), Ok(answer)) => answer,
-                _ => Err(self.reason()),
+            // A command that is not taken holds the sender of its reply, and is dropped here.
+            if self.shared.commands.send(command(reply)).await.is_err() {
+                return Err(self.reason());
             }
+            answer.await.unwrap_or_else(|_| Err(self.reason()))
         };
         timeout(time, asked).await.unwrap_or(Err(ClientError::Late { awaited, time }))
     }
