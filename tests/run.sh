@@ -49,6 +49,8 @@ step "lints, as released and with everything the tests use"
 cargo clippy --workspace --locked -- --deny warnings
 # Like the build of a transport's author, without the further features of this workspace's tests.
 cargo clippy --package janus-core --features conformance --locked -- --deny warnings
+# Like the build of a program with a client.
+cargo clippy --package janus-core --features client --locked -- --deny warnings
 cargo clippy --workspace --all-targets --all-features --locked -- --deny warnings
 
 step "tests and doctests"
@@ -71,6 +73,7 @@ cargo build --package janus-core --all-features --locked --example echo
 tests/autobahn/run.sh target/debug/examples/echo
 
 step "clients, and client libraries"
+cargo build --package janus-core --all-features --locked --example client_program
 tests/clients/run.sh target/debug/janus-server
 
 step "documentation"

@@ -54,6 +54,7 @@
 //! | be a part of a web application | [`mount::Mount`]; the crates `janus-axum` and `janus-actix-web` mount it in one line, and the HTTP API of the crate `janus-api` in another |
 //! | serve another protocol, or streams of another server | [`wire::Codec`], [`Builder::listen`], [`Listener`], [`Janus::serve`]; the feature `conformance` checks them |
 //! | serve TLS, with the feature `tls` | [`Config::tls_listen`], [`Config::https_listen`], [`Config::tls_cert`]; `Builder::tls`, `Janus::reload_certificates` |
+//! | connect to a server elsewhere | the feature `client`: subscribe, publish, and come back by itself |
 //! | watch | [`Janus::stats`], [`Janus::metrics`] for an exporter, [`Janus::topics`], [`Janus::connections`], [`Janus::find_connections`], [`Janus::sessions`], [`Janus::slow_clients`], [`Janus::topic_counts`] for rates, [`Janus::trace`], [`Janus::tree`] |
 //! | close clients | [`Janus::disconnect`], [`Janus::disconnect_user`] |
 //! | be a node of a cluster | [`Builder::engine`], [`engine`], [`Janus::cluster`], [`Janus::nodes`], [`Janus::disconnect_user_everywhere`], [`Janus::revoke_everywhere`] |
@@ -128,6 +129,7 @@
 //! |---|---|
 //! | [`supervision`] | OTP supervision for actix actors: the crate `janus-supervision` |
 //! | `wire/` | the wire formats, as pure functions |
+//! | `client/` | a client of a server elsewhere (a feature) |
 //! | `config/` | the settings, each a row of a table |
 //! | `ground/` | the parts that an instance has once: clock, counters, faults, traces |
 //! | `engine/` | what makes a cluster of several instances |
@@ -149,6 +151,8 @@
 #![deny(missing_docs)]
 
 mod accounts;
+#[cfg(feature = "client")]
+pub mod client;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -214,13 +218,12 @@ pub use instance::serve::ServeError;
 pub use ipnet::IpNet;
 #[doc(inline)]
 pub use janus_supervision as supervision;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "client", feature = "tls"))]
 pub use rustls;
 pub use session::{SessionInfo, SessionToken};
+pub use topic::history::{History, HistoryError};
 pub use topic::publish::{Message, PublishError, Receipt};
-pub use topic::subscriber::{
-    Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
-};
+pub use topic::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
 pub use topic::{Handover, PresenceError, PresenceInfo, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::{ClientId, Epoch, Position, Since};

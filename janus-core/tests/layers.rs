@@ -15,7 +15,8 @@ use std::path::Path;
 const FLOORS: &[&[&str]] = &[
     // `supervision` is the crate janus-supervision, under its name in this crate.
     &["supervision", "wire"],
-    &["config"],
+    // The client knows the wire alone: a program with a client carries no server.
+    &["client", "config"],
     &["ground", "engine"],
     &["accounts"],
     &["delivery", "hooks"],

@@ -388,6 +388,10 @@ class JanusPy(Passes, unittest.TestCase):
     command = [sys.executable, str(HERE / "program.py")]
 
 
+class JanusRs(Passes, unittest.TestCase):
+    """`tests/clients/program.rs`, which is built beside the server."""
+
+
 class OfPython(Passes, unittest.IsolatedAsyncioTestCase):
     """What `janus.py` alone has. Its client lives in this process."""
 
@@ -615,13 +619,13 @@ class Table(unittest.TestCase):
     def test_each_client_has_a_test_of_each_row(self):
         text = (ROOT / "docs" / "CLIENTS.md").read_text()
         head, _, *rows = text[text.index("| row |"):].split("\n\n")[0].splitlines()
-        self.assertEqual(head, "| row | `janus.js` | `janus.py` |")
+        self.assertEqual(head, "| row | `janus.js` | `janus.py` | `janus_core::client` |")
         rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
         found = [row[0].split(":")[0] for row in rows]
         self.assertEqual(found, ["message", "cut", "resume without a hole", "gap", "drain", "restart", "slow consumer", "token expiry"])
         named = set()
         for name, *cells in rows:
-            for client, cell in zip((JanusJs, JanusPy), cells):
+            for client, cell in zip((JanusJs, JanusPy, JanusRs), cells):
                 tests = re.findall(r"`([^`]+)`", cell)
                 self.assertTrue(tests, f"{name}: {client.__name__} has no test")
                 for test in tests:
@@ -634,7 +638,8 @@ class Table(unittest.TestCase):
 def exists(client, test):
     module, _, function = test.rpartition("::")
     if module:
-        return f"fn {function}(" in (ROOT / f"tests/{module}.rs").read_text()
+        files = [ROOT / folder / f"{module}.rs" for folder in ("tests", "janus-core/tests")]
+        return any(f"fn {function}(" in file.read_text() for file in files if file.exists())
     return hasattr(client, test) or test.startswith("OfPython.") and hasattr(OfPython, test.split(".")[1])
 
 
@@ -663,7 +668,8 @@ def main():
     # Which says that a test has looked at the server for long.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     loader = unittest.TestLoader()
-    cases = (JanusJs, JanusPy, OfPython, Table)
+    JanusRs.command = [str(Path(BINARY).resolve().parent / "examples" / "client_program")]
+    cases = (JanusJs, JanusPy, JanusRs, OfPython, Table)
     tests = [case(name) for case in cases for name in loader.getTestCaseNames(case) if case is not OfPython or name not in dir(Passes)]
     chosen = [test for test in tests if not names or any(name in test.id() for name in names)]
     sys.exit(not (chosen and run(chosen)))

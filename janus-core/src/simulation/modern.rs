@@ -275,15 +275,15 @@ impl Modern {
                 self.bye = Some(code);
                 self.line.reason.error = true;
             }
-            ServerFrame::Refreshed { .. } => panic!("client {number}: nothing was to be refreshed: {text}"),
-            ServerFrame::Presence { .. } | ServerFrame::Joined { .. } | ServerFrame::Left { .. } => {
-                panic!("client {number}: no topic has presence: {text}");
+            ServerFrame::Refreshed { .. } | ServerFrame::History { .. } => {
+                panic!("client {number}: nothing of the kind was asked for: {text}")
             }
             ServerFrame::Pong => {
                 let place = self.commands.iter().position(|(_, command)| !matches!(command, Command::Publish(_)));
                 let asked = place.and_then(|place| self.commands.remove(place));
                 assert!(matches!(asked, Some((_, Command::Ping))), "client {number}: a pong to {asked:?}");
             }
+            ServerFrame::Presence { .. } => panic!("client {number}: presence was not asked for: {text}"),
             ServerFrame::Unknown(text) => panic!("client {number}: unknown frame: {text}"),
         }
     }

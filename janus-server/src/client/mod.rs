@@ -8,7 +8,7 @@
 //! | `stream.rs` | connections | resolving, connecting, TLS, blocking or asynchronous |
 //! | `tls.rs` | pure | the accepted authorities, failed handshakes in words |
 //! | `http.rs` | a kept connection | requests to the HTTP API, trying each key |
-//! | `websocket.rs` | a connection | the protocol `janus.v1.json`, up to the welcome |
+//! | `modern.rs` | errors in words | the protocol `janus.v1.json`, by the client of janus-core |
 //! | `classic.rs` | a connection | reading frames of the classic protocol |
 //! | `output.rs` | printing | lines of JSON, tables, strangers' text made visible |
 //! | `error.rs` | errors | error messages, and which of them are mistakes of the user |
@@ -31,6 +31,7 @@ pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod lists;
 pub(crate) mod log;
+mod modern;
 mod output;
 mod ports;
 pub(crate) mod presence;
@@ -41,7 +42,6 @@ mod stream;
 pub(crate) mod subscribe;
 mod tls;
 pub(crate) mod trace;
-mod websocket;
 
 pub(crate) use classic::Connection;
 pub(crate) use error::{ClientError, advice};

@@ -11,22 +11,22 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::body::Bytes;
-use janus_core::ClientId;
+use janus_core::client::{Client, Published};
 use janus_core::wire::IdempotencyKey;
 use janus_core::wire::classic::client::{self as classic, ServerFrame as ClassicFrame};
-use janus_core::wire::v1::client::{self as v1, ServerFrame};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::ClientError;
 use super::classic::{Connection, FRAME_BYTES_MAX};
 use super::http::{Content, Http, runtime};
+use super::modern::{advice, builder, in_words};
 use super::output::print_json;
 use super::server::{Need, Protocol, Target};
 use super::stream::wait;
-use super::websocket::{self, WebSocket};
 use crate::cli::Publish;
 
 /// The payload of a message.
@@ -142,7 +142,7 @@ impl Publisher {
         let way = match target.token {
             _ if target.address.protocol == Protocol::Classic => Way::Classic(target.connect_classic()?),
             None => Way::Http(Box::new(Http::new(target.clone())?)),
-            Some(_) => Way::WebSocket(OwnThread::open(target.clone())?),
+            Some(_) => Way::WebSocket(OwnThread::open(&target)?),
         };
         Ok(Self { way, target })
     }
@@ -187,21 +187,10 @@ impl Publisher {
         let target = &self.target;
         match &mut self.way {
             Way::Http(http) => by_http(http, command, payload, key),
-            Way::WebSocket(thread) => {
-                let (event, id) = event_and_id(command);
-                let topic = &command.topic;
-                let payload = match payload {
-                    Payload::Json(data) => v1::Payload::Json(data),
-                    Payload::Bytes(bytes) => v1::Payload::Bytes(bytes),
-                };
-                let publish =
-                    v1::Publish { event: &event, message_id: &id, ..v1::Publish::new(Some(0), topic, payload) };
-                let published = thread.publish(v1::Publish { key, exclude: command.exclude, ..publish }.frame());
-                published.map_err(|error| error.advised(|code| websocket::advice(target, code)))
-            }
+            Way::WebSocket(thread) => thread.publish(target, command, payload, key),
             Way::Classic(connection) => {
                 let published = by_classic(connection, target, command, payload);
-                published.map_err(|error| target.explain(error.advised(|code| websocket::advice(target, code))))
+                published.map_err(|error| target.explain(error.advised(|code| advice(target, code))))
             }
         }
     }
@@ -289,69 +278,47 @@ fn by_classic(
     }
 }
 
-/// A WebSocket on a thread of its own, which answers the server's pings while the command waits for input.
+/// A client on a thread of its own, which answers the server's pings while the command waits for input.
 struct OwnThread {
-    publications: mpsc::Sender<(String, oneshot::Sender<Result<Receipt, ClientError>>)>,
-    thread: Option<thread::JoinHandle<Result<(), ClientError>>>,
+    client: Client,
+    runtime: Handle,
+    /// The thread ends when this is dropped.
+    _end: oneshot::Sender<()>,
 }
 
 impl OwnThread {
-    fn open(target: Target) -> Result<Self, ClientError> {
+    fn open(target: &Target) -> Result<Self, ClientError> {
         let runtime = runtime()?;
-        let opened = runtime.block_on(WebSocket::open(&target, None));
-        let mut socket = opened.map_err(|error| target.explain(error))?;
-        let (publications, mut received) = mpsc::channel(1);
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                loop {
-                    // Between two publications only the end of the connection is of interest.
-                    let next: Option<(String, oneshot::Sender<_>)> = tokio::select! {
-                        next = received.recv() => next,
-                        text = socket.receive() => match ServerFrame::parse(&text?) {
-                            bye @ ServerFrame::Bye { .. } => return Err(websocket::refused(bye)),
-                            _ => continue,
-                        }
-                    };
-                    let Some((frame, reply)) = next else { return Ok(()) };
-                    // The command waits for the reply, or has ended.
-                    let _ = reply.send(publish_one(&mut socket, frame, &target).await);
-                }
-            })
-        });
-        Ok(Self { publications, thread: Some(thread) })
+        let connected = runtime.block_on(builder(target).connect());
+        let client = connected.map_err(|failure| target.explain(in_words(target, failure)))?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<()>();
+        // An error is the end.
+        thread::spawn(move || runtime.block_on(ended).ok());
+        Ok(Self { client, runtime: handle, _end: end })
     }
 
-    fn publish(&mut self, frame: String) -> Result<Receipt, ClientError> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.publications.blocking_send((frame, reply));
-        if let (Ok(()), Ok(receipt)) = (sent, answer.blocking_recv()) {
-            return receipt;
-        }
-        // The thread has ended before the publication, and says why.
-        let ended = self.thread.take().and_then(|thread| thread.join().ok());
-        Err(ended.and_then(Result::err).unwrap_or(ClientError::Closed))
-    }
-}
-
-async fn publish_one(socket: &mut WebSocket, frame: String, target: &Target) -> Result<Receipt, ClientError> {
-    socket.send(frame).await?;
-    let receipt = async {
-        loop {
-            let text = socket.receive().await?;
-            match ServerFrame::parse(&text) {
-                ServerFrame::Published { id: Some(0), position, subscribers, .. } => {
-                    let (epoch, seq) = (position.epoch.to_string(), position.seq);
-                    return Ok(Receipt { epoch, seq, subscribers, again: false });
-                }
-                // Other errors are about topics to which the token has subscribed the client.
-                error @ ServerFrame::Error { id: Some(0), .. } => return Err(websocket::refused(error)),
-                bye @ ServerFrame::Bye { .. } => return Err(websocket::refused(bye)),
-                _ => {}
+    fn publish(
+        &self,
+        target: &Target,
+        command: &Publish,
+        payload: &Payload,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Receipt, ClientError> {
+        let publish = match payload {
+            Payload::Json(data) => {
+                let data: &RawValue = serde_json::from_str(data).map_err(ClientError::NotJson)?;
+                self.client.publish(&command.topic, data)
             }
-        }
-    };
-    let late = ClientError::Late { awaited: "receipt", timeout: target.timeout };
-    tokio::time::timeout(target.timeout, receipt).await.unwrap_or(Err(late))
+            Payload::Bytes(bytes) => self.client.publish_bytes(&command.topic, bytes.clone()),
+        };
+        let publish = publish.event(&command.event).message_id(command.id.as_deref().unwrap_or(""));
+        let publish = if let Some(key) = key { publish.idempotency_key(key.clone()) } else { publish };
+        let publish = if let Some(client) = command.exclude { publish.exclude(client) } else { publish };
+        let published = self.runtime.block_on(publish.into_future());
+        let Published { position, subscribers, again, .. } = published.map_err(|failure| in_words(target, failure))?;
+        Ok(Receipt { epoch: position.epoch.to_string(), seq: position.seq, subscribers, again })
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
 use crate::wire::base64::put_base64;
-use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Member, Position, RequestId, Since};
+use crate::wire::{Base64, ClientId, Epoch, HistoryQuery, IdempotencyKey, Limits, Member, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -31,35 +31,52 @@ pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
 /// Subscribes to a topic, from now on or from after a position.
 #[must_use]
 pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
-    build("subscribe", |frame| {
-        let frame = frame.id(id).text("topic", topic);
-        match since {
-            Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
-            Some(Since::Position(Position { epoch, seq })) => {
-                frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
-            }
-            None => frame,
-        }
-    })
+    build("subscribe", |frame| with_since(frame.id(id).text("topic", topic), since))
 }
 
-/// Subscribes to a topic from now on, and watches the members; answered with [`ServerFrame::Subscribed`], and then with
-/// [`ServerFrame::Presence`].
+/// As [`subscribe`], and watches the members of the topic: [`ServerFrame::Presence`].
 ///
 /// ```
-/// use janus_core::wire::v1::client::watch;
+/// use janus_core::wire::v1::client::subscribe_with_presence;
 ///
-/// assert_eq!(watch(Some(1), "news"), r#"{"type":"subscribe","id":1,"topic":"news","presence":true}"#);
+/// let frame = subscribe_with_presence(Some(1), "chat:lobby", None);
+/// assert_eq!(frame, r#"{"type":"subscribe","id":1,"topic":"chat:lobby","presence":true}"#);
 /// ```
 #[must_use]
-pub fn watch(id: RequestId, topic: &str) -> String {
-    build("subscribe", |frame| frame.id(id).text("topic", topic).raw("presence", "true"))
+pub fn subscribe_with_presence(id: RequestId, topic: &str, since: Option<Since>) -> String {
+    build("subscribe", |frame| with_since(frame.id(id).text("topic", topic), since).raw("presence", "true"))
 }
 
-/// Asks for the members of a topic; answered with [`ServerFrame::Presence`].
+/// Asks for the members of a topic; answered with a [`ServerFrame::Presence`] of the same id.
 #[must_use]
 pub fn presence(id: RequestId, topic: &str) -> String {
     build("presence", |frame| frame.id(id).text("topic", topic))
+}
+
+/// Asks for messages of a topic's history; answered with [`ServerFrame::History`].
+///
+/// ```
+/// use janus_core::wire::{HistoryQuery, Since, v1::client};
+///
+/// let frame = client::history(Some(1), "news", HistoryQuery::latest(10).since(Since::Start));
+/// assert_eq!(frame, r#"{"type":"history","id":1,"topic":"news","since":"start","limit":10}"#);
+/// ```
+#[must_use]
+pub fn history(id: RequestId, topic: &str, query: HistoryQuery) -> String {
+    build("history", |frame| {
+        let frame = with_since(frame.id(id).text("topic", topic), query.since).number("limit", query.limit as u64);
+        if query.reverse { frame.raw("reverse", "true") } else { frame }
+    })
+}
+
+fn with_since(frame: Object<'_, Vec<u8>>, since: Option<Since>) -> Object<'_, Vec<u8>> {
+    match since {
+        Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
+        Some(Since::Position(Position { epoch, seq })) => {
+            frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
+        }
+        None => frame,
+    }
 }
 
 /// Ends a subscription.
@@ -249,6 +266,8 @@ pub enum ServerFrame<'a> {
         position: Position,
         /// How many subscribers the topic had at that moment.
         subscribers: u64,
+        /// Whether an earlier message with the same key was published, and not this one.
+        again: bool,
     },
     /// A published message. All but the topic is the publisher's JSON text.
     Message {
@@ -278,34 +297,35 @@ pub enum ServerFrame<'a> {
         /// The number of the last lost message.
         to: u64,
     },
-    /// The members of a topic: the answer to a request, or the state for a client that watches.
+    /// News of the members of a topic, or the answer to a question.
     Presence {
-        /// The request; `None` for a client that watches.
+        /// The request; `None` for news.
         id: RequestId,
         /// The topic.
         topic: Cow<'a, str>,
-        /// The number of members.
+        /// What the members mean.
+        change: PresenceChange,
+        /// How many members the topic has from now on.
         count: u64,
-        /// The users; `None` if the topic is counted only.
+        /// The users with a name; `None` if the topic is counted only.
         members: Option<Vec<Member>>,
     },
-    /// Users have come to a watched topic, or have another info.
-    Joined {
+    /// A part of a topic's history.
+    History {
+        /// The request.
+        id: RequestId,
         /// The topic.
         topic: Cow<'a, str>,
-        /// The number of members from now on.
-        count: u64,
-        /// The users that have come.
-        members: Vec<Member>,
-    },
-    /// Users have left a watched topic.
-    Left {
-        /// The topic.
-        topic: Cow<'a, str>,
-        /// The number of members from now on.
-        count: u64,
-        /// The users that have left.
-        members: Vec<Member>,
+        /// The end of these messages, as `since` for the next part.
+        position: Position,
+        /// Whether nothing is missing before the first of the messages.
+        complete: bool,
+        /// Whether a limit has cut further messages off.
+        more: bool,
+        /// The number of the topic's latest message.
+        top: u64,
+        /// The messages, a JSON list; see [`kept_messages`].
+        messages: &'a str,
     },
     /// A request was refused.
     Error {
@@ -335,6 +355,17 @@ pub enum ServerFrame<'a> {
     Pong,
     /// A frame unknown to this client.
     Unknown(&'a str),
+}
+
+/// What the members in a [`ServerFrame::Presence`] mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PresenceChange {
+    /// All members of the topic.
+    All,
+    /// Users that have come.
+    Joined,
+    /// Users that have left.
+    Left,
 }
 
 impl<'a> ServerFrame<'a> {
@@ -385,19 +416,15 @@ impl<'a> ServerFrame<'a> {
             "refreshed" => Self::Refreshed { id, expires: expires(text)? },
             "unsubscribed" => Self::Unsubscribed { id, topic: topic?? },
             "published" => {
-                Self::Published { id, topic: topic??, position: position()?, subscribers: subscribers?.parse().ok()? }
+                let again = json::members(text, ["again"]).ok()?.values == [Some("true")];
+                let subscribers = subscribers?.parse().ok()?;
+                Self::Published { id, topic: topic??, position: position()?, subscribers, again }
             }
+            "presence" => Self::presence(text, id, topic??, PresenceChange::All)?,
+            "joined" => Self::presence(text, id, topic??, PresenceChange::Joined)?,
+            "left" => Self::presence(text, id, topic??, PresenceChange::Left)?,
             "gap" => Self::Gap { topic: topic??, epoch: epoch?, from: from?.parse().ok()?, to: to?.parse().ok()? },
-            "presence" | "joined" | "left" => {
-                let [count, members] = json::members(text, ["count", "members"]).ok()?.values;
-                let (topic, count) = (topic??, count?.parse().ok()?);
-                match (&*kind, members) {
-                    ("presence", None) => Self::Presence { id, topic, count, members: None },
-                    ("presence", Some(list)) => Self::Presence { id, topic, count, members: Some(members_of(list)?) },
-                    ("joined", list) => Self::Joined { topic, count, members: members_of(list?)? },
-                    (_, list) => Self::Left { topic, count, members: members_of(list?)? },
-                }
-            }
+            "history" => Self::history(text, id, topic??, position()?)?,
             "pong" => Self::Pong,
             "welcome" => Self::welcome(text, resumed?)?,
             "error" => {
@@ -414,6 +441,26 @@ impl<'a> ServerFrame<'a> {
             }
             _ => return None,
         })
+    }
+
+    fn history(text: &'a str, id: RequestId, topic: Cow<'a, str>, position: Position) -> Option<Self> {
+        let [complete, more, top, messages] = json::members(text, ["complete", "more", "top", "messages"]).ok()?.values;
+        let (complete, more) = (complete? == "true", more? == "true");
+        Some(Self::History { id, topic, position, complete, more, top: top?.parse().ok()?, messages: messages? })
+    }
+
+    fn presence(text: &'a str, id: RequestId, topic: Cow<'a, str>, change: PresenceChange) -> Option<Self> {
+        let [count, members] = json::members(text, ["count", "members"]).ok()?.values;
+        let member = |raw| {
+            let [user, info] = json::members(raw, ["user", "info"]).ok()?.values;
+            Some(Member::new(&*json::string(user?)?, info))
+        };
+        let members = match members {
+            Some(list) => Some(json::items_of(list).ok()?.into_iter().map(member).collect::<Option<_>>()?),
+            None if change == PresenceChange::All => None,
+            None => return None,
+        };
+        Some(Self::Presence { id, topic, change, count: count?.parse().ok()?, members })
     }
 
     fn welcome(text: &'a str, resumed: bool) -> Option<Self> {
@@ -433,20 +480,54 @@ impl<'a> ServerFrame<'a> {
     }
 }
 
+/// A message of a [history](ServerFrame::History).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptMessage<'a> {
+    /// The message's number.
+    pub seq: u64,
+    /// When the message was numbered, since 1970.
+    pub time: Duration,
+    /// JSON text.
+    pub event: &'a str,
+    /// JSON text.
+    pub message_id: &'a str,
+    /// JSON text; `null` if the payload is bytes.
+    pub data: &'a str,
+    /// The payload, if it is bytes.
+    pub base64: Option<Base64<'a>>,
+}
+
+/// Reads the list of messages in a [history](ServerFrame::History); `None` for another text.
+///
+/// ```
+/// use janus_core::wire::v1::client::kept_messages;
+///
+/// let messages = kept_messages(r#"[{"seq":7,"time":0,"event":"","message_id":"","data":[1.50]}]"#).unwrap();
+/// assert_eq!((messages[0].seq, messages[0].data), (7, "[1.50]"));
+/// ```
+#[must_use]
+pub fn kept_messages(list: &str) -> Option<Vec<KeptMessage<'_>>> {
+    let message = |text| {
+        let keys = ["seq", "time", "event", "message_id", "data", "data_base64"];
+        let [seq, time, event, message_id, data, base64] = json::members(text, keys).ok()?.values;
+        Some(KeptMessage {
+            seq: seq?.parse().ok()?,
+            time: Duration::from_millis(time?.parse().ok()?),
+            event: event?,
+            message_id: message_id?,
+            data: data.or_else(|| base64.map(|_| "null"))?,
+            base64: base64.map(Base64::of_json).transpose().ok()?,
+        })
+    };
+    json::items_of(list).ok()?.into_iter().map(message).collect()
+}
+
 /// The time in `expires_ms`, if there is the key; the outer `None` for a value that is no number.
 #[expect(clippy::option_option, reason = "a missing key is no error")]
 fn expires(text: &str) -> Option<Option<Duration>> {
     let [expires] = json::members(text, ["expires_ms"]).ok()?.values;
     expires.map(|raw| raw.parse().ok().map(Duration::from_millis)).map_or(Some(None), |time| time.map(Some))
-}
-
-/// The members of a list.
-fn members_of(list: &str) -> Option<Vec<Member>> {
-    let member = |item: &&str| {
-        let [user, info] = json::members(item, ["user", "info"]).ok()?.values;
-        Some(Member::new(&*json::string(user?)?, info))
-    };
-    json::items_of(list).ok()?.iter().map(member).collect()
 }
 
 type Reason<'a> = (u16, Cow<'a, str>, Cow<'a, str>, Option<Duration>);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::client::{self, ServerFrame};
+use super::client::{self, PresenceChange, ServerFrame};
 use super::*;
 use crate::wire::{Epoch, Publication, Timestamp};
 
@@ -119,7 +119,7 @@ mod requests {
         for none in ["", r#","presence":false"#, r#","presence":null"#] {
             assert!(!watches(none), "{none}");
         }
-        assert_eq!(client::watch(Some(3), "t"), r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#);
+        assert_eq!(client::subscribe_with_presence(Some(3), "t", None), r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#);
         assert_eq!(client::presence(Some(4), "t"), r#"{"type":"presence","id":4,"topic":"t"}"#);
         assert_eq!(
             decoded(r#"{"type":"presence","id":4,"topic":"t"}"#),
@@ -133,6 +133,48 @@ mod requests {
             assert_eq!(refused(text), (code, Some(3)), "{text}");
         }
         assert!(decoded(r#"{"type":"publish","topic":"t","data":1,"presence":1}"#).is_ok(), "unknown there");
+    }
+
+    #[test]
+    fn a_client_asks_for_history_with_a_place_a_limit_and_an_order() {
+        let query = |more: &str| match decoded(&format!(r#"{{"type":"history","id":4,"topic":"t"{more}}}"#)) {
+            Ok(Command::History { query, id: Some(4), .. }) => query,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(query(""), HistoryQuery::latest(100));
+        assert_eq!(query(r#","limit":null,"reverse":null,"since":null"#), HistoryQuery::latest(100));
+        assert_eq!(query(r#","since":"start","limit":7"#), HistoryQuery::latest(7).since(Since::Start));
+        let position = Position { epoch: Epoch::new(0xab), seq: 3 };
+        assert_eq!(
+            query(r#","since":{"epoch":"00000000000000ab","seq":3},"reverse":true"#),
+            HistoryQuery::latest(100).since(position).reversed()
+        );
+        for (more, code) in [
+            (r#","limit":0"#, ErrorCode::BadRequest),
+            (r#","limit":-1"#, ErrorCode::BadRequest),
+            (r#","limit":1.5"#, ErrorCode::BadRequest),
+            (r#","limit":"1""#, ErrorCode::BadRequest),
+            (r#","reverse":1"#, ErrorCode::BadRequest),
+            (r#","since":7"#, ErrorCode::BadRequest),
+            (r#","limit":1,"limit":2"#, ErrorCode::DuplicateKey),
+            (r#","topic":"u""#, ErrorCode::DuplicateKey),
+        ] {
+            assert_eq!(
+                refused(&format!(r#"{{"type":"history","id":4,"topic":"t"{more}}}"#)),
+                (code, Some(4)),
+                "{more}"
+            );
+        }
+        let limit = 1 << 40;
+        for query in
+            [HistoryQuery::latest(limit).reversed().since(position), HistoryQuery::latest(1).since(Since::Last)]
+        {
+            let id = Some(9);
+            assert_eq!(
+                decoded(&client::history(id, "t", query)),
+                Ok(Command::History { topic: topic("t"), query, id })
+            );
+        }
     }
 
     #[test]
@@ -485,7 +527,13 @@ mod events {
                 ServerEvent::Published { id: Some(2), topic, position: nowhere, subscribers: 0, again: false },
                 r#"{"type":"published","id":2,"topic":"news","epoch":"0000000000000000","seq":0,"subscribers":0}"#,
             ),
-            ServerFrame::Published { id: Some(2), topic: "news".into(), position: nowhere, subscribers: 0 }
+            ServerFrame::Published {
+                id: Some(2),
+                topic: "news".into(),
+                position: nowhere,
+                subscribers: 0,
+                again: false
+            }
         );
         assert_eq!(
             encoded(
@@ -573,35 +621,92 @@ mod events {
             String::from_utf8(out.to_vec()).unwrap()
         };
         let list = r#""members":[{"user":"a","info":[1.0]}]}"#;
-        let (name, all) = (|| "t".into(), || members.to_vec());
-        for (event, expected, frame) in [
+        let (all, joined, left) = (PresenceChange::All, PresenceChange::Joined, PresenceChange::Left);
+        for (event, expected, id, change, members) in [
             (
                 ServerEvent::Presence { id: Some(1), topic, count: 2, members: some },
                 format!(r#"{{"type":"presence","id":1,"topic":"t","count":2,{list}"#),
-                ServerFrame::Presence { id: Some(1), topic: name(), count: 2, members: Some(all()) },
+                Some(1),
+                all,
+                some,
             ),
             (
                 ServerEvent::Presence { id: None, topic, count: 2, members: None },
                 r#"{"type":"presence","topic":"t","count":2}"#.to_owned(),
-                ServerFrame::Presence { id: None, topic: name(), count: 2, members: None },
+                None,
+                all,
+                None,
             ),
             (
                 ServerEvent::Joined { topic, count: 2, members: &members },
                 format!(r#"{{"type":"joined","topic":"t","count":2,{list}"#),
-                ServerFrame::Joined { topic: name(), count: 2, members: all() },
+                None,
+                joined,
+                some,
             ),
             (
                 ServerEvent::Left { topic, count: 2, members: &[] },
                 r#"{"type":"left","topic":"t","count":2,"members":[]}"#.to_owned(),
-                ServerFrame::Left { topic: name(), count: 2, members: Vec::new() },
+                None,
+                left,
+                Some(&[][..]),
             ),
         ] {
-            assert_eq!(of(event), expected);
-            assert_eq!(ServerFrame::parse(&expected), frame);
+            let text = of(event);
+            assert_eq!(text, expected);
+            let members = members.map(<[_]>::to_vec);
+            let read = ServerFrame::Presence { id, topic: "t".into(), change, count: 2, members };
+            assert_eq!(ServerFrame::parse(&text), read);
         }
         for text in [r#"{"type":"joined","topic":"t","count":2}"#, r#"{"type":"left","topic":"t","members":[]}"#] {
             assert_eq!(ServerFrame::parse(text), ServerFrame::Unknown(text));
         }
+    }
+
+    #[test]
+    fn a_history_has_its_messages_with_the_publishers_text() {
+        let (topic, publication) = (topic("t"), topic("t"));
+        let message = |seq, data| NumberedMessage {
+            topic: &publication,
+            topic_json: "\"t\"",
+            position: Position { epoch: EPOCH, seq },
+            horizon: None,
+            timestamp: Timestamp::from_unix(Duration::from_millis(5)),
+            event: "\"e\"",
+            message_id: "1.0",
+            data,
+            base64: None,
+        };
+        let bytes = NumberedMessage { base64: Some(Base64::new("AP8=").unwrap()), ..message(8, "null") };
+        let event = ServerEvent::History {
+            id: Some(3),
+            topic: &topic,
+            position: Position { epoch: EPOCH, seq: 8 },
+            top: 9,
+            complete: true,
+            more: true,
+            messages: &[message(7, "[1.50]"), bytes],
+        };
+        let mut out = BytesMut::new();
+        encode(&event, &mut out);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let expected = concat!(
+            r#"{"type":"history","id":3,"topic":"t","epoch":"EPOCH","seq":8,"complete":true,"more":true,"top":9,"#,
+            r#""messages":[{"seq":7,"time":5,"event":"e","message_id":1.0,"data":[1.50]},"#,
+            r#"{"seq":8,"time":5,"event":"e","message_id":1.0,"data_base64":"AP8="}]}"#,
+        );
+        assert_eq!(text, expected.replace("EPOCH", &EPOCH.to_string()));
+        let ServerFrame::History { id, position, complete, more, top, messages, .. } = ServerFrame::parse(&text) else {
+            panic!("{text}")
+        };
+        assert_eq!((id, position.seq, complete, more, top), (Some(3), 8, true, true, 9));
+        let messages = client::kept_messages(messages).unwrap();
+        assert_eq!((messages[0].data, messages[1].base64.map(Base64::as_str)), ("[1.50]", Some("AP8=")));
+        // In binary, bytes are bytes, and nothing of the publisher's is encoded anew.
+        let mut binary = BytesMut::new();
+        crate::wire::cbor::encode(&event, &mut binary);
+        assert!(binary.windows(2).any(|window| window == b"\x00\xff"), "{binary:02x?}");
+        assert_eq!(crate::wire::cbor::client::json(&binary).unwrap(), text);
     }
 
     #[test]
@@ -659,6 +764,11 @@ proptest! {
             decoded(&client::unsubscribe(id, &name)),
             Ok(Command::Unsubscribe { topic: topic.clone(), id })
         );
+        prop_assert_eq!(
+            decoded(&client::subscribe_with_presence(id, &name, since)),
+            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: true, id })
+        );
+        prop_assert_eq!(decoded(&client::presence(id, &name)), Ok(Command::Presence { topic: topic.clone(), id }));
         let data = serde_json::Value::from(data).to_string();
         let publication = Publication::new(&topic, "1", "null", &data).unwrap();
         prop_assert_eq!(

@@ -8,9 +8,9 @@ use janus_core::wire::classic::client::{self, ServerFrame};
 use serde_json::json;
 
 use super::super::ClientError;
+use super::super::modern::advice;
 use super::super::output::{Payload, print_json, say};
 use super::super::server::Target;
-use super::super::websocket::advice;
 use crate::cli::Subscribe;
 
 pub(super) struct Subscriber<'a> {
@@ -130,13 +130,15 @@ impl Session {
     }
 }
 
-impl super::Subscriber for Subscriber<'_> {
-    fn converse(&mut self) -> Result<(), ClientError> {
+impl Subscriber<'_> {
+    /// Runs a connection from its beginning to its end.
+    pub(super) fn converse(&mut self) -> Result<(), ClientError> {
         let is_first = self.session.is_none();
         self.read().map_err(|error| if is_first && self.session.is_none() { self.target.explain(error) } else { error })
     }
 
-    fn has_subscribed(&self) -> bool {
+    /// Whether all topics have been subscribed to. From then on, a lost connection is a reason to come back.
+    pub(super) fn has_subscribed(&self) -> bool {
         self.session.is_some()
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
-//! | `mod.rs` | the command | reconnecting after a lost connection |
-//! | `modern.rs` | a client of `janus.v1.json` | the position in each topic |
+//! | `mod.rs` | the command | reconnecting after a lost connection of the classic protocol |
+//! | `modern.rs` | a client of `janus.v1.json` | printing what the client of janus-core has |
 //! | `classic.rs` | a client of the classic protocol | the session, and the count of each topic's messages |
 //!
 //! The command ends by itself only with `--count`. A lost connection is a failure, because messages may be missed from
@@ -21,7 +21,7 @@ use janus_core::Since;
 
 use super::ClientError;
 use super::output::say;
-use super::server::{Need, Protocol};
+use super::server::{Need, Protocol, Target};
 use super::stream::wait;
 use crate::cli::Subscribe;
 
@@ -31,24 +31,19 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause before any attempt.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
-/// A client that can return.
-trait Subscriber {
-    /// Runs a connection from its beginning to its end.
-    fn converse(&mut self) -> Result<(), ClientError>;
-
-    /// Whether all topics have been subscribed to. From then on, a lost connection is a reason to come back.
-    fn has_subscribed(&self) -> bool;
-}
-
 pub(crate) fn run(command: &Subscribe) -> Result<(), ClientError> {
     if command.since.and_then(Since::position).is_some() && command.topics.len() > 1 {
         return Err(ClientError::SinceOfSeveral);
     }
     let target = command.server.target("subscribe", Need::Messages)?;
-    let mut subscriber: Box<dyn Subscriber> = match target.address.protocol {
-        Protocol::Http => Box::new(modern::Subscriber::new(command, target)?),
-        Protocol::Classic => Box::new(classic::Subscriber::new(command, target)),
-    };
+    match target.address.protocol {
+        Protocol::Http => modern::run(command, &target),
+        Protocol::Classic => by_classic(command, target),
+    }
+}
+
+fn by_classic(command: &Subscribe, target: Target) -> Result<(), ClientError> {
+    let mut subscriber = classic::Subscriber::new(command, target);
     let mut failures = 0;
     loop {
         let begun = Instant::now();

@@ -1,135 +1,193 @@
 //! Subscribing by `janus.v1.json` over a WebSocket.
 
-use std::rc::Rc;
+use std::collections::HashSet;
 
-use janus_core::wire::v1::client::{self, ServerFrame};
+use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures_util::{FutureExt as _, StreamExt as _};
+use janus_core::client::{
+    Assigned, Begun, Client, ClientError as Failure, Gap, Item, Message, State, Subscription, WhenFull,
+};
+use janus_core::supervision::in_words as time_in_words;
 use janus_core::{Position, Since};
-use tokio::runtime::Runtime;
 
 use super::super::ClientError;
 use super::super::http::runtime;
+use super::super::modern::{builder, in_words};
 use super::super::output::{Payload, message_json, print_json, say};
 use super::super::server::Target;
-use super::super::websocket::{self, WebSocket};
+use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::cli::Subscribe;
 
-pub(super) struct Subscriber<'a> {
+/// Messages of a topic that are read and not printed. A command whose output is not read leaves the rest to the server.
+const UNREAD_MAX: usize = 16;
+
+/// Topics of the token that wait to be looked at.
+const ASSIGNED_MAX: usize = 1_000;
+
+/// An item, or the end of a topic.
+type Told = (String, Result<Item, Failure>);
+
+struct Printer<'a> {
     command: &'a Subscribe,
-    target: Target,
-    runtime: Rc<Runtime>,
-    /// The topics of the command, and after these the topics to which the token subscribes the client.
-    topics: Vec<Topic>,
-    /// The token of the latest session.
-    session: Option<String>,
+    target: &'a Target,
+    topics: SelectAll<BoxStream<'static, Told>>,
+    /// Topics whose first gap tells of a `--since` that is no longer kept.
+    begun_with_a_gap: HashSet<String>,
     has_subscribed: bool,
     printed: u64,
 }
 
-struct Topic {
-    name: String,
-    /// Up to here the client has everything.
-    position: Option<Position>,
+pub(super) fn run(command: &Subscribe, target: &Target) -> Result<(), ClientError> {
+    runtime()?.block_on(async {
+        let builder = builder(target).reconnect(command.reconnect).back_off(FIRST_PAUSE, LONGEST_PAUSE);
+        let builder = builder.max_unread(UNREAD_MAX).when_full(WhenFull::Wait);
+        let connected = builder.connect_with_assigned(ASSIGNED_MAX).await;
+        let (client, mut assigned) = connected.map_err(|failure| target.explain(in_words(target, failure)))?;
+        let mut printer = Printer {
+            command,
+            target,
+            topics: SelectAll::new(),
+            begun_with_a_gap: HashSet::new(),
+            has_subscribed: false,
+            printed: 0,
+        };
+        let ended = printer.print(&client, &mut assigned).await;
+        // A server that was the right one before is so still.
+        ended.map_err(|error| if printer.has_subscribed { error } else { target.explain(error) })
+    })
 }
 
-impl<'a> Subscriber<'a> {
-    pub(super) fn new(command: &'a Subscribe, target: Target) -> Result<Self, ClientError> {
-        let topic = |name: &String| Topic { name: name.clone(), position: command.since.and_then(Since::position) };
-        let topics = command.topics.iter().map(topic).collect();
-        let runtime = Rc::new(runtime()?);
-        Ok(Self { command, target, runtime, topics, session: None, has_subscribed: false, printed: 0 })
-    }
-
-    async fn read(&mut self, socket: &mut WebSocket) -> Result<(), ClientError> {
-        let mut unacknowledged = self.topics.len();
+impl Printer<'_> {
+    async fn print(
+        &mut self,
+        client: &Client,
+        assigned: &mut janus_core::client::AssignedTopics,
+    ) -> Result<(), ClientError> {
+        let since = self.command.since;
+        let subscribe = |topic: &String| {
+            let subscribe = client.subscribe(topic);
+            let subscribe = if let Some(since) = since { subscribe.since(since) } else { subscribe };
+            subscribe.into_future()
+        };
+        // All at once, and messages of the first topics are printed while others wait for their answers.
+        let mut subscribing: FuturesUnordered<_> = self.command.topics.iter().map(subscribe).collect();
+        let mut state = client.state();
+        let target = self.target;
         while self.command.count.is_none_or(|count| self.printed < count) {
-            let text = match unacknowledged {
-                0 => socket.receive_while_alive().await?,
-                _ => socket.receive_within(self.target.timeout, "acknowledgement").await?,
-            };
-            match ServerFrame::parse(&text) {
-                ServerFrame::Subscribed { id, topic, position, missed } => {
-                    self.subscribed(&topic, position, missed);
-                    if id.is_some() {
-                        unacknowledged = unacknowledged.saturating_sub(1);
-                        if unacknowledged == 0 && !self.has_subscribed {
-                            self.has_subscribed = true;
-                            say(&format!("subscribed at {}", self.target.address));
+            tokio::select! {
+                Some(subscribed) = subscribing.next() => {
+                    self.begun(subscribed.map_err(|failure| in_words(target, failure))?);
+                    if subscribing.is_empty() {
+                        self.has_subscribed = true;
+                        say(&format!("subscribed at {}", self.target.address));
+                    }
+                }
+                Some((topic, item)) = self.topics.next() => self.told(&topic, item, client)?,
+                Some(Assigned { topic, subscription, .. }) = assigned.next() => match subscription {
+                    Ok(subscription) => self.begun(subscription),
+                    Err(failure) => self.has_none(&topic, &failure),
+                },
+                changed = state.changed() => {
+                    let now = state.borrow_and_update().clone();
+                    match now {
+                        State::Waiting { error, .. } if !self.has_subscribed => return Err(in_words(target, error)),
+                        State::Waiting { error, retry_in } => {
+                            let error = in_words(target, error);
+                            say(&format!("{error}; reconnecting in {}", time_in_words(retry_in)));
                         }
+                        // What has come before the end is printed first.
+                        State::Closed { error } => return self.rest(error),
+                        _ if changed.is_err() => return Err(ClientError::Closed),
+                        _ => {}
                     }
                 }
-                ServerFrame::Message { topic, seq, time, event, message_id, data, base64 } => {
-                    if let Some(Topic { position: Some(position), .. }) = self.topic(&topic) {
-                        position.seq = seq;
-                    }
-                    let payload = Payload::of(data, base64);
-                    print_json(&message_json(&topic, seq, time.as_millis(), [event, message_id], payload))?;
-                    self.printed += 1;
-                }
-                ServerFrame::Gap { topic, epoch, from, to } => {
-                    say(&format!("messages {from} to {to} of {topic} are lost"));
-                    if let Some(topic) = self.topic(&topic) {
-                        topic.position = Some(Position { epoch, seq: to });
-                    }
-                }
-                // The token's own topics are nothing that the user has asked for.
-                ServerFrame::Error { id: None, topic: Some(topic), message, .. } if !self.is_asked_for(&topic) => {
-                    say(&format!("no messages of {topic}: {message}"));
-                    self.topics.retain(|known| known.name != topic);
-                }
-                error @ (ServerFrame::Error { .. } | ServerFrame::Bye { .. }) => {
-                    return Err(websocket::refused(error).advised(|code| websocket::advice(&self.target, code)));
-                }
-                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Prints what has come before the end of the client.
+    fn rest(&mut self, error: Option<Failure>) -> Result<(), ClientError> {
+        while self.command.count.is_none_or(|count| self.printed < count)
+            && let Some(Some((topic, item))) = self.topics.next().now_or_never()
+        {
+            // An error is the end of the client, once for each topic.
+            if let Ok(item) = item {
+                self.print_item(&topic, item)?;
+            }
+        }
+        if self.command.count.is_some_and(|count| self.printed >= count) {
+            return Ok(());
+        }
+        Err(error.map_or(ClientError::Closed, |error| in_words(self.target, error)))
     }
 
     fn is_asked_for(&self, topic: &str) -> bool {
         self.command.topics.iter().any(|asked| asked == topic)
     }
 
-    fn topic(&mut self, name: &str) -> Option<&mut Topic> {
-        self.topics.iter_mut().find(|topic| topic.name == name)
+    /// The token's own topics are nothing that the user has asked for, so the command continues without.
+    fn has_none(&self, topic: &str, failure: &Failure) {
+        let reason = match failure {
+            Failure::Refused { message, .. } => message.clone(),
+            other => other.to_string(),
+        };
+        say(&format!("no messages of {topic}: {reason}"));
     }
 
-    /// Takes over the place from which a topic is delivered, and reports how many messages follow at once, or that
-    /// messages are lost.
-    fn subscribed(&mut self, name: &str, position: Position, missed: Option<u64>) {
-        let (begin, address) =
-            (if self.has_subscribed { "reconnected to" } else { "subscribed at" }, &self.target.address);
-        let expected = self.topics.iter().find(|topic| topic.name == name).and_then(|topic| topic.position);
-        match (expected, missed) {
-            (None, _) => {}
-            (Some(_), Some(1)) => say(&format!("{begin} {address}: 1 missed message of {name}")),
-            (Some(_), Some(missed)) => say(&format!("{begin} {address}: {missed} missed messages of {name}")),
-            (Some(_), None) => say(&format!("{begin} {address}: messages of {name} in between are lost")),
+    /// A topic is delivered from now on.
+    fn begun(&mut self, subscription: Subscription) {
+        let topic = subscription.topic().to_owned();
+        let Begun { missed, .. } = subscription.begun();
+        if self.command.since.and_then(Since::position).is_some() && self.is_asked_for(&topic) {
+            match missed {
+                Some(missed) => self.missed("subscribed at", &topic, missed),
+                None => drop(self.begun_with_a_gap.insert(topic.clone())),
+            }
         }
-        match self.topic(name) {
-            Some(topic) => topic.position = Some(position),
-            None => self.topics.push(Topic { name: name.to_owned(), position: Some(position) }),
+        self.topics.push(subscription.map(move |item| (topic.clone(), item)).boxed());
+    }
+
+    fn missed(&self, begin: &str, topic: &str, missed: u64) {
+        let address = &self.target.address;
+        let messages = if missed == 1 { "message" } else { "messages" };
+        say(&format!("{begin} {address}: {missed} missed {messages} of {topic}"));
+    }
+
+    fn told(&mut self, topic: &str, item: Result<Item, Failure>, client: &Client) -> Result<(), ClientError> {
+        match item {
+            Ok(item) => self.print_item(topic, item),
+            Err(failure) if matches!(&*client.state().borrow(), State::Closed { .. }) => self.rest(Some(failure)),
+            Err(failure) if !self.is_asked_for(topic) => {
+                self.has_none(topic, &failure);
+                Ok(())
+            }
+            Err(failure) => Err(in_words(self.target, failure)),
         }
+    }
+
+    fn print_item(&mut self, topic: &str, item: Item) -> Result<(), ClientError> {
+        match item {
+            Item::Message(message) => {
+                print_json(&json(&message))?;
+                self.printed += 1;
+            }
+            Item::Gap(Gap::Numbers { from, to }) => say(&format!("messages {from} to {to} of {topic} are lost")),
+            Item::Gap(_) => {
+                let at_first = self.begun_with_a_gap.remove(topic);
+                let begin = if at_first { "subscribed at" } else { "reconnected to" };
+                say(&format!("{begin} {}: messages of {topic} in between are lost", self.target.address));
+            }
+            Item::Resumed { missed } => self.missed("reconnected to", topic, missed),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
-impl super::Subscriber for Subscriber<'_> {
-    fn converse(&mut self) -> Result<(), ClientError> {
-        let runtime = Rc::clone(&self.runtime);
-        let is_first = !self.has_subscribed;
-        let ended = runtime.block_on(async {
-            let mut socket = WebSocket::open(&self.target, self.session.as_deref()).await?;
-            self.session = Some(std::mem::take(&mut socket.session));
-            for (id, Topic { name, position }) in (0..).zip(&self.topics) {
-                let since = position.map(Since::from).or(self.command.since);
-                socket.send(client::subscribe(Some(id), name, since)).await?;
-            }
-            self.read(&mut socket).await
-        });
-        // A server that was the right one before is so still.
-        ended.map_err(|error| if is_first && !self.has_subscribed { self.target.explain(error) } else { error })
-    }
-
-    fn has_subscribed(&self) -> bool {
-        self.has_subscribed
-    }
+fn json(message: &Message) -> String {
+    let payload = Payload::of(message.data(), message.base64());
+    let Position { seq, .. } = message.position();
+    let texts = [message.event(), message.message_id()];
+    message_json(message.topic(), seq, message.time().as_millis(), texts, payload)
 }

@@ -1,0 +1,673 @@
+//! The client's topics and requests: which frames are to be sent, and what an arrived frame means. No I/O: the client's
+//! task hands in commands and frames, and sends what [`Desk::outgoing`] has.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::ClientError;
+use super::back_off::BackOff;
+use super::item::{Begun, Gap, HistoryPage, Item, Message, Parts, Presence, Published};
+use super::subscription::{Feed, Pushed, Room, Subscription};
+use crate::wire::v1::client::{self as v1, Payload, Publish, ServerFrame};
+use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Position, Since};
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
+
+/// What the program wants of the client's task.
+pub(super) enum Command {
+    Subscribe { topic: Arc<str>, feed: Arc<Feed>, since: Option<Since>, presence: bool, reply: Reply<Begun> },
+    Request(Request),
+    Close,
+}
+
+/// A request that waits for an answer, and before that for a connection.
+pub(super) enum Request {
+    Publish(Box<Publication>, Reply<Published>),
+    Presence(String, Reply<Presence>),
+    History(String, HistoryQuery, Reply<HistoryPage>),
+}
+
+impl Request {
+    /// Whether the program no longer waits for the answer.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Publish(_, reply) => reply.is_closed(),
+            Self::Presence(_, reply) => reply.is_closed(),
+            Self::History(_, _, reply) => reply.is_closed(),
+        }
+    }
+
+    /// Whether the request may be sent again, although the first one may have been carried out.
+    fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Publish(publication, _) => publication.key.is_some(),
+            Self::Presence(..) | Self::History(..) => true,
+        }
+    }
+
+    fn fail(self, error: ClientError) {
+        // A program that no longer waits does not hear of the failure.
+        match self {
+            Self::Publish(_, reply) => drop(reply.send(Err(error))),
+            Self::Presence(_, reply) => drop(reply.send(Err(error))),
+            Self::History(_, _, reply) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn text(&self, id: u64, this_client: Option<ClientId>) -> String {
+        match self {
+            Self::Publish(publication, _) => publication.request(id, this_client).frame(),
+            Self::Presence(topic, _) => v1::presence(Some(id), topic),
+            Self::History(topic, query, _) => v1::history(Some(id), topic, *query),
+        }
+    }
+}
+
+/// A message to be published.
+pub(super) struct Publication {
+    pub(super) topic: String,
+    /// JSON text.
+    pub(super) event: String,
+    /// JSON text.
+    pub(super) message_id: String,
+    pub(super) payload: OwnPayload,
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) exclude: Exclude,
+}
+
+pub(super) enum OwnPayload {
+    Json(String),
+    Bytes(Vec<u8>),
+}
+
+/// Which client does not get a message.
+#[derive(Clone, Copy)]
+pub(super) enum Exclude {
+    None,
+    /// The publishing client, whose name is another with each connection.
+    Publisher,
+    Client(ClientId),
+}
+
+impl Publication {
+    fn request(&self, id: u64, this_client: Option<ClientId>) -> Publish<'_> {
+        Publish {
+            id: Some(id),
+            topic: &self.topic,
+            event: &self.event,
+            message_id: &self.message_id,
+            payload: match &self.payload {
+                OwnPayload::Json(data) => Payload::Json(data),
+                OwnPayload::Bytes(bytes) => Payload::Bytes(bytes),
+            },
+            key: self.key.as_ref(),
+            exclude: match self.exclude {
+                Exclude::None => None,
+                Exclude::Publisher => this_client,
+                Exclude::Client(client) => Some(client),
+            },
+        }
+    }
+}
+
+/// A topic to which the server has subscribed the client by itself, because the client's token says so.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Assigned {
+    /// The name of the topic.
+    pub topic: String,
+    /// The messages, or why the topic has none.
+    pub subscription: Result<Subscription, ClientError>,
+}
+
+/// A request that was sent.
+enum Pending {
+    Subscribe(Arc<str>),
+    Request(Request),
+    Refresh(String),
+}
+
+/// A subscribed topic.
+struct Topic {
+    name: Arc<str>,
+    feed: Arc<Feed>,
+    /// Where the program wants to begin.
+    since: Option<Since>,
+    presence: bool,
+    /// Whether the server has subscribed the client by itself.
+    is_assigned: bool,
+    /// Up to here, everything is in the feed. Moves with the feed alone, so that what finds no room comes again.
+    position: Option<Position>,
+    phase: Phase,
+    /// Whether a connection was lost since the last answer.
+    was_away: bool,
+    /// The call that waits for the first answer.
+    begun: Option<Reply<Begun>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// To be asked for on the next connection.
+    Away,
+    /// Asked for by this request. Messages before the answer belong to an earlier subscription, and are passed over.
+    Asked(u64),
+    Live,
+    /// Left, because the feed is full.
+    Full,
+    /// Refused, and to be asked for again at this time.
+    Refused(Instant),
+}
+
+/// Facts of the connection in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    pub(super) client: Option<ClientId>,
+    pub(super) max_frame_bytes: usize,
+}
+
+/// What the client's task has to do about a frame.
+#[derive(Debug)]
+pub(super) enum News {
+    Nothing,
+    /// A queue is half full: the program should have its turn.
+    Breather,
+    /// The server has accepted this token, and the token ends after this time.
+    Renewed(String, Option<Duration>),
+    /// The server has refused a token.
+    NotRenewed(ClientError),
+}
+
+pub(super) struct Desk {
+    topics: HashMap<Arc<str>, Topic>,
+    /// Requests for the next connection. With those in `pending`, at most `max_pending`.
+    waiting: VecDeque<Request>,
+    pending: HashMap<u64, Pending>,
+    last_id: u64,
+    connection: Option<Connection>,
+    /// Frames to be sent.
+    outgoing: Vec<String>,
+    /// When the first refused topic is to be asked for again.
+    retry_at: Option<Instant>,
+    /// The feed whose room the client's task waits for before it reads on.
+    blocked: Option<Arc<Feed>>,
+    assigned: Option<mpsc::Sender<Assigned>>,
+    room: Room,
+    changed: Arc<Notify>,
+    max_pending: usize,
+    back_off: BackOff,
+}
+
+impl Desk {
+    pub(super) fn new(
+        room: Room,
+        changed: Arc<Notify>,
+        assigned: Option<mpsc::Sender<Assigned>>,
+        max_pending: usize,
+        back_off: BackOff,
+    ) -> Self {
+        Self {
+            topics: HashMap::new(),
+            waiting: VecDeque::new(),
+            pending: HashMap::new(),
+            last_id: 0,
+            connection: None,
+            outgoing: Vec::new(),
+            retry_at: None,
+            blocked: None,
+            assigned,
+            room,
+            changed,
+            max_pending,
+            back_off,
+        }
+    }
+
+    /// Takes the frames to be sent.
+    pub(super) fn outgoing(&mut self) -> std::vec::Drain<'_, String> {
+        self.outgoing.drain(..)
+    }
+
+    /// Whether no queue keeps the client's task from reading.
+    pub(super) fn may_read(&self) -> bool {
+        self.blocked.is_none()
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// A connection is open: asks for all topics, and sends the requests that have waited.
+    pub(super) fn opened(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        self.look();
+        let away = self.topics.values().filter(|topic| topic.phase == Phase::Away);
+        for name in away.map(|topic| Arc::clone(&topic.name)).collect::<Vec<_>>() {
+            self.ask(&name);
+        }
+        for request in std::mem::take(&mut self.waiting) {
+            self.request(request);
+        }
+    }
+
+    /// The connection has ended. Requests without an answer fail, except those that may be repeated on the next connection.
+    pub(super) fn left(&mut self, error: &ClientError, comes_back: bool) {
+        self.connection = None;
+        self.outgoing.clear();
+        self.blocked = None;
+        self.retry_at = None;
+        for topic in self.topics.values_mut() {
+            topic.was_away = true;
+            if topic.phase != Phase::Full {
+                topic.phase = Phase::Away;
+            }
+        }
+        let mut pending: Vec<_> = self.pending.drain().collect();
+        pending.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        for (_, pending) in pending {
+            match pending {
+                Pending::Request(request) if comes_back && request.is_repeatable() => self.waiting.push_front(request),
+                // The program is told that the message may be published, and not what the client does about the end.
+                Pending::Request(request) if comes_back => {
+                    request.fail(ClientError::lost(std::io::Error::other(error.to_string())));
+                }
+                Pending::Request(request) => request.fail(error.clone()),
+                Pending::Subscribe(_) | Pending::Refresh(_) => {}
+            }
+        }
+    }
+
+    /// The end of the client. No subscription and no call waits any longer.
+    pub(super) fn end(&mut self, error: Option<&ClientError>) {
+        let reason = error.cloned().unwrap_or(ClientError::Closed);
+        self.left(&reason, false);
+        for request in std::mem::take(&mut self.waiting) {
+            request.fail(reason.clone());
+        }
+        for (_, topic) in self.topics.drain() {
+            topic.end(&reason, error.cloned());
+        }
+    }
+
+    /// Carries out a command. With `false`, the program wants the client to be closed.
+    pub(super) fn command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Close => return false,
+            Command::Request(request) => self.request(request),
+            Command::Subscribe { topic: name, feed, since, presence, reply } => {
+                // The program may have dropped a subscription of this topic a moment ago.
+                self.look();
+                // The program's own request takes the place of the server's subscription, on either side.
+                if self.topics.get(&name).is_some_and(|topic| topic.is_assigned)
+                    && let Some(topic) = self.topics.remove(&name)
+                {
+                    topic.feed.discard();
+                }
+                // Answers outstanding of dropped subscriptions count as well.
+                if self.pending.len() >= self.max_pending + self.topics.len() {
+                    let _ = reply.send(Err(ClientError::TooManyPending { max: self.max_pending }));
+                } else if self.topics.contains_key(&name) {
+                    let _ = reply.send(Err(ClientError::AlreadySubscribed(name.to_string())));
+                } else {
+                    let topic = Topic {
+                        name: Arc::clone(&name),
+                        feed,
+                        since,
+                        presence,
+                        is_assigned: false,
+                        position: since.and_then(Since::position),
+                        phase: Phase::Away,
+                        was_away: false,
+                        begun: Some(reply),
+                    };
+                    self.topics.insert(Arc::clone(&name), topic);
+                    self.ask(&name);
+                }
+            }
+        }
+        true
+    }
+
+    /// Shows the server another token.
+    pub(super) fn refresh(&mut self, token: String) {
+        self.send(|id| v1::refresh(Some(id), &token)).map_or_else(
+            |error| log::warn!("the token is not sent: {error}"),
+            |id| drop(self.pending.insert(id, Pending::Refresh(token.clone()))),
+        );
+    }
+
+    fn request(&mut self, request: Request) {
+        if request.is_abandoned() {
+            return;
+        }
+        if self.pending.len() + self.waiting.len() >= self.max_pending {
+            // An answer to a call that has ended is passed over like any unknown answer.
+            self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.is_abandoned()));
+            self.waiting.retain(|request| !request.is_abandoned());
+        }
+        if self.pending.len() + self.waiting.len() >= self.max_pending + self.topics.len() {
+            return request.fail(ClientError::TooManyPending { max: self.max_pending });
+        }
+        let Some(Connection { client, .. }) = self.connection else { return self.waiting.push_back(request) };
+        match self.send(|id| request.text(id, client)) {
+            Ok(id) => drop(self.pending.insert(id, Pending::Request(request))),
+            Err(error) => request.fail(error),
+        }
+    }
+
+    /// Queues a request with an id of its own, which is returned.
+    fn send(&mut self, text: impl FnOnce(u64) -> String) -> Result<u64, ClientError> {
+        let text = text(self.last_id + 1);
+        let max = self.connection.map_or(usize::MAX, |connection| connection.max_frame_bytes);
+        if text.len() > max {
+            // The server would close the connection.
+            return Err(ClientError::TooLarge { bytes: text.len(), max });
+        }
+        self.last_id += 1;
+        self.outgoing.push(text);
+        Ok(self.last_id)
+    }
+
+    /// Asks for a topic, if there is a connection.
+    fn ask(&mut self, name: &str) {
+        if self.connection.is_none() {
+            return;
+        }
+        let Some(topic) = self.topics.get(name) else { return };
+        let since = topic.position.map(Since::from).or(topic.since);
+        let frame = if topic.presence { v1::subscribe_with_presence } else { v1::subscribe };
+        match self.send(|id| frame(Some(id), name, since)) {
+            Ok(id) => {
+                if let Some(topic) = self.topics.get_mut(name) {
+                    topic.phase = Phase::Asked(id);
+                    self.pending.insert(id, Pending::Subscribe(Arc::clone(&topic.name)));
+                }
+            }
+            Err(error) => {
+                if let Some(topic) = self.topics.remove(name) {
+                    topic.end(&error, Some(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Looks at all queues: leaves topics whose subscription was dropped, and comes back to topics with room.
+    pub(super) fn look(&mut self) {
+        if self.blocked.as_ref().is_some_and(|feed| !feed.is_full() || feed.is_dropped()) {
+            self.blocked = None;
+        }
+        let mut returning = Vec::new();
+        let Self { topics, outgoing, connection, .. } = self;
+        topics.retain(|name, topic| {
+            if topic.feed.is_dropped() {
+                if connection.is_some() && matches!(topic.phase, Phase::Live | Phase::Asked(_)) {
+                    outgoing.push(v1::unsubscribe(None, name));
+                }
+                return false;
+            }
+            if topic.phase == Phase::Full && !topic.feed.is_full() {
+                topic.phase = Phase::Away;
+                returning.push(Arc::clone(name));
+            }
+            true
+        });
+        for name in returning {
+            self.ask(&name);
+        }
+    }
+
+    /// Asks again for topics whose time has come.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        self.retry_at = None;
+        for topic in self.topics.values() {
+            match topic.phase {
+                Phase::Refused(at) if at <= now => due.push(Arc::clone(&topic.name)),
+                Phase::Refused(at) => self.retry_at = Some(self.retry_at.map_or(at, |first| first.min(at))),
+                _ => {}
+            }
+        }
+        for name in due {
+            self.ask(&name);
+        }
+    }
+
+    /// Takes in a frame of the server.
+    ///
+    /// # Errors
+    ///
+    /// The connection is at its end, by a `bye`.
+    pub(super) fn receive(&mut self, text: &str) -> Result<News, ClientError> {
+        match ServerFrame::parse(text) {
+            ServerFrame::Message { topic, seq, time, event, message_id, data, base64 } => {
+                let parts = Parts { time, event, message_id, data, base64 };
+                return Ok(self.message(&topic, seq, text, &parts));
+            }
+            ServerFrame::Gap { topic, epoch, from, to } => {
+                return Ok(self.gap(&topic, Position { epoch, seq: to }, from));
+            }
+            ServerFrame::Presence { id, topic, change, count, members } => {
+                let presence = Presence { change, count, members };
+                match id.and_then(|id| self.pending.remove(&id)) {
+                    Some(Pending::Request(Request::Presence(_, reply))) => drop(reply.send(Ok(presence))),
+                    _ => return Ok(self.news_of_members(&topic, presence)),
+                }
+            }
+            ServerFrame::History { id, topic, position, complete, more, top, messages } => {
+                let page = HistoryPage { messages: Vec::new(), position, complete, more, top };
+                if let Some(Pending::Request(Request::History(_, _, reply))) =
+                    id.and_then(|id| self.pending.remove(&id))
+                {
+                    let page = HistoryPage::read(&topic, text, messages, page);
+                    let _ =
+                        reply.send(page.ok_or_else(|| ClientError::NotJanus("a history without messages".to_owned())));
+                }
+            }
+            ServerFrame::Subscribed { id: Some(id), position, missed, .. } => {
+                if let Some(Pending::Subscribe(name)) = self.pending.remove(&id) {
+                    self.begun(&name, id, Begun { position, missed });
+                }
+            }
+            ServerFrame::Subscribed { id: None, topic, position, missed } => {
+                self.assigned(&topic, Begun { position, missed });
+            }
+            ServerFrame::Published { id, position, subscribers, again, .. } => {
+                if let Some(Pending::Request(Request::Publish(_, reply))) = id.and_then(|id| self.pending.remove(&id)) {
+                    let _ = reply.send(Ok(Published { position, subscribers, again }));
+                }
+            }
+            ServerFrame::Refreshed { id, expires } => {
+                if let Some(Pending::Refresh(token)) = id.and_then(|id| self.pending.remove(&id)) {
+                    return Ok(News::Renewed(token, expires));
+                }
+            }
+            ServerFrame::Error { id, topic, code, error, message } => {
+                let error = refused(code, &error, &message, None);
+                return Ok(self.refused(id, topic.as_deref(), error));
+            }
+            ServerFrame::Bye { code, error, message, reconnect_after } => {
+                return Err(refused(code, &error, &message, reconnect_after));
+            }
+            // Frames of later servers, answers to requests without an id, and signs of life.
+            ServerFrame::Welcome { .. }
+            | ServerFrame::Unsubscribed { .. }
+            | ServerFrame::Pong
+            | ServerFrame::Unknown(_) => {}
+        }
+        Ok(News::Nothing)
+    }
+
+    fn message(&mut self, name: &str, seq: u64, text: &str, parts: &Parts<'_>) -> News {
+        let Some(topic) = self.topics.get_mut(name) else { return News::Nothing };
+        let (Phase::Live, Some(before)) = (topic.phase, topic.position) else { return News::Nothing };
+        if seq <= before.seq {
+            return News::Nothing;
+        }
+        let position = Position { seq, ..before };
+        // A copy, because the text is a part of a buffer with many frames, which one kept message would keep alive.
+        let frame = Bytes::copy_from_slice(text.as_bytes());
+        let item = Item::Message(Message::new(Arc::clone(&topic.name), position, text, &frame, parts));
+        self.push(name, item, Some(position))
+    }
+
+    fn gap(&mut self, name: &str, end: Position, from: u64) -> News {
+        let Some(topic) = self.topics.get_mut(name) else { return News::Nothing };
+        let (Phase::Live, Some(before)) = (topic.phase, topic.position) else { return News::Nothing };
+        let is_known = before.epoch == end.epoch;
+        if is_known && end.seq <= before.seq {
+            return News::Nothing;
+        }
+        let from = if is_known { from.max(before.seq + 1) } else { from };
+        self.push(name, Item::Gap(Gap::Numbers { from, to: end.seq }), Some(end))
+    }
+
+    fn news_of_members(&mut self, name: &str, presence: Presence) -> News {
+        match self.topics.get(name) {
+            Some(topic) if topic.phase == Phase::Live && topic.presence => {
+                self.push(name, Item::Presence(presence), None)
+            }
+            _ => News::Nothing,
+        }
+    }
+
+    /// Queues an item of a live topic. The position moves if the item finds room.
+    fn push(&mut self, name: &str, item: Item, position: Option<Position>) -> News {
+        let Some(topic) = self.topics.get_mut(name) else { return News::Nothing };
+        let pushed = topic.feed.push(item);
+        if pushed == Pushed::Refused {
+            topic.phase = Phase::Full;
+            self.outgoing.push(v1::unsubscribe(None, name));
+            return News::Breather;
+        }
+        topic.position = position.or(topic.position);
+        if pushed == Pushed::Last {
+            self.blocked = Some(Arc::clone(&topic.feed));
+        }
+        if pushed == Pushed::Plenty { News::Nothing } else { News::Breather }
+    }
+
+    /// The answer to a subscribe.
+    fn begun(&mut self, name: &str, id: u64, begun: Begun) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        // An answer to an earlier request: the topic was left and asked for again.
+        if topic.phase != Phase::Asked(id) {
+            return;
+        }
+        let Begun { position, missed } = begun;
+        let before = topic.position;
+        let resumed = missed.filter(|_| before.is_some_and(|before| before.epoch == position.epoch));
+        topic.phase = Phase::Live;
+        let was_away = std::mem::take(&mut topic.was_away);
+        if resumed.is_none() {
+            topic.position = Some(position);
+        }
+        let reply = topic.begun.take();
+        match (before, resumed) {
+            (Some(_), None) => topic.feed.mark(Item::Gap(Gap::Unknown)),
+            (Some(_), Some(missed)) if was_away && reply.is_none() => topic.feed.mark(Item::Resumed { missed }),
+            _ => {}
+        }
+        if let Some(reply) = reply {
+            // A dropped call has dropped its subscription, which ends the topic.
+            let _ = reply.send(Ok(begun));
+        }
+    }
+
+    /// The server has subscribed the client by itself.
+    fn assigned(&mut self, name: &str, begun: Begun) {
+        let Some(assigned) = &self.assigned else { return };
+        if self.topics.contains_key(name) {
+            return;
+        }
+        let (shared, feed) = (Arc::<str>::from(name), Feed::new(self.room, Arc::clone(&self.changed)));
+        let mut subscription = Subscription::new(Arc::clone(&shared), Arc::clone(&feed));
+        subscription.set_begun(begun);
+        let topic = Topic {
+            name: Arc::clone(&shared),
+            feed,
+            since: None,
+            presence: false,
+            is_assigned: true,
+            position: Some(begun.position),
+            phase: Phase::Live,
+            was_away: false,
+            begun: None,
+        };
+        self.topics.insert(shared, topic);
+        // Without room, the subscription is dropped here, and the topic is left at the next look.
+        if assigned.try_send(Assigned { topic: name.to_owned(), subscription: Ok(subscription) }).is_err() {
+            log::warn!("the topic {name:?} of the token is left: the program takes no assigned topics");
+        }
+    }
+
+    /// An error of the server that leaves the connection open.
+    fn refused(&mut self, id: Option<u64>, topic: Option<&str>, error: ClientError) -> News {
+        match id.and_then(|id| Some((id, self.pending.remove(&id)?))) {
+            Some((id, Pending::Subscribe(name))) => self.subscribe_refused(&name, id, error),
+            Some((_, Pending::Request(request))) => request.fail(error),
+            Some((_, Pending::Refresh(_))) => return News::NotRenewed(error),
+            None => {
+                let Some(name) = topic.filter(|_| id.is_none()) else {
+                    log::warn!("{error}");
+                    return News::Nothing;
+                };
+                let is_live = self.topics.get(name).is_some_and(|topic| topic.phase == Phase::Live);
+                if is_live && error.is_final() {
+                    // The topic is granted no longer.
+                    if let Some(topic) = self.topics.remove(name) {
+                        topic.end(&error, Some(error.clone()));
+                    }
+                } else if let (false, Some(assigned)) = (is_live, &self.assigned) {
+                    let refused = Assigned { topic: name.to_owned(), subscription: Err(error.clone()) };
+                    if assigned.try_send(refused).is_err() {
+                        log::warn!("the topic {name:?} of the token: {error}");
+                    }
+                } else {
+                    log::warn!("the topic {name:?}: {error}");
+                }
+            }
+        }
+        News::Nothing
+    }
+
+    /// The first refusal is for the program. Later ones end the subscription if final, and are otherwise tried again.
+    fn subscribe_refused(&mut self, name: &str, id: u64, error: ClientError) {
+        let Some(topic) = self.topics.get_mut(name).filter(|topic| topic.phase == Phase::Asked(id)) else { return };
+        if topic.begun.is_some() || error.is_final() {
+            if let Some(topic) = self.topics.remove(name) {
+                topic.end(&error, Some(error.clone()));
+            }
+            return;
+        }
+        let at = Instant::now() + self.back_off.long_wait();
+        topic.phase = Phase::Refused(at);
+        self.retry_at = Some(self.retry_at.map_or(at, |first| first.min(at)));
+        log::warn!("the topic {name:?}: {error}; the client asks again");
+    }
+}
+
+impl Topic {
+    /// Ends the subscription, and the call that waits for its beginning.
+    fn end(mut self, reason: &ClientError, error: Option<ClientError>) {
+        if let Some(reply) = self.begun.take() {
+            let _ = reply.send(Err(reason.clone()));
+        }
+        self.feed.end(error);
+    }
+}
+
+/// A task that is dropped or panics leaves no subscription waiting.
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+fn refused(code: u16, error: &str, message: &str, reconnect_after: Option<Duration>) -> ClientError {
+    ClientError::Refused { code, error: error.to_owned(), message: message.to_owned(), reconnect_after }
+}

@@ -1,0 +1,654 @@
+//! The client of this crate: against the server of this crate, and against a server of the test where no real server does
+//! what the test needs. `tests/clients/passes.py` has what all clients pass.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect has failed, wherever it stands")]
+
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use janus_core::client::{
+    Client, ClientBuilder, ClientError, Gap, HistoryPage, HistoryQuery, Item, PresenceChange, State, Subscription,
+    TokenError, WhenFull,
+};
+use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity, Patterns};
+use janus_core::testing::TestServer;
+use janus_core::wire::{Epoch, TopicName};
+use janus_core::{Config, Janus, Namespace, Position, Presence, Since, rustls};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+
+/// Long enough for a busy machine; no passing test comes near.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn to(server: &TestServer) -> ClientBuilder {
+    quick(Client::builder(format!("ws://{}", server.addr())))
+}
+
+fn quick(builder: ClientBuilder) -> ClientBuilder {
+    builder.back_off(Duration::from_millis(1), Duration::from_millis(50))
+}
+
+/// A server whose topics keep this many messages.
+async fn keeping(resume_messages: usize) -> TestServer {
+    let config = Config { resume_messages, resume_bytes: 64 << 20, ..Config::default() };
+    TestServer::of(Janus::builder().config(config)).await
+}
+
+async fn next(subscription: &mut Subscription) -> Item {
+    let item = timeout(PATIENCE, subscription.next()).await.unwrap_or_else(|_| panic!("nothing comes"));
+    item.unwrap_or_else(|| panic!("the end")).unwrap()
+}
+
+/// The numbers of the next messages, which have no gap between them.
+async fn numbers(subscription: &mut Subscription, count: usize) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while numbers.len() < count {
+        match next(subscription).await {
+            Item::Message(message) => numbers.push(message.seq()),
+            Item::Resumed { .. } => {}
+            other => panic!("{other:?} after {numbers:?}"),
+        }
+    }
+    numbers
+}
+
+async fn publish(server: &TestServer, count: u64) {
+    for number in 0..count {
+        server.janus().publish("news", &number).await.unwrap();
+    }
+}
+
+/// Waits until the condition holds.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+async fn is_state(client: &Client, wanted: fn(&State) -> bool) -> State {
+    let mut state = client.state();
+    let found = timeout(PATIENCE, state.wait_for(wanted)).await.unwrap_or_else(|_| panic!("not in time"));
+    found.unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_message_has_all_that_the_publisher_has_given() {
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    let key = || "order-17".parse().unwrap();
+    let receipt = client.publish("news", &json!({"a": 1.5})).event("e\"").message_id("7").idempotency_key(key());
+    let receipt = receipt.await.unwrap();
+    assert_eq!((receipt.seq(), receipt.subscribers, receipt.again), (1, 1, false));
+    let again = client.publish("news", "other").idempotency_key(key()).await.unwrap();
+    assert_eq!((again.position, again.again), (receipt.position, true));
+    client.publish_bytes("news", [0, 255]).await.unwrap();
+
+    let message = next(&mut news).await.message().unwrap();
+    assert_eq!((message.topic(), message.position()), ("news", receipt.position));
+    assert_eq!((message.event(), message.message_id(), message.data()), (r#""e\"""#, r#""7""#, r#"{"a":1.5}"#));
+    assert_eq!((message.parse::<Value>().unwrap(), message.bytes()), (json!({"a": 1.5}), None));
+    assert!(SystemTime::UNIX_EPOCH + message.time() <= SystemTime::now());
+    let message = next(&mut news).await.message().unwrap();
+    assert_eq!((message.seq(), message.data(), message.bytes()), (2, "null", Some(vec![0, 255])));
+    assert!(message.parse::<Value>().unwrap_err().to_string().contains("Message::bytes"));
+}
+
+#[tokio::test]
+async fn a_publisher_may_keep_its_message_from_itself_or_another() {
+    let server = TestServer::start().await;
+    let (one, other) = (to(&server).connect().await.unwrap(), to(&server).connect().await.unwrap());
+    let mut of_one = one.subscribe("news").await.unwrap();
+    let mut of_other = other.subscribe("news").await.unwrap();
+    one.publish("news", "not to one").exclude_self().await.unwrap();
+    let State::Open { client: Some(name), .. } = other.state().borrow().clone() else { panic!("it is open") };
+    one.publish("news", "not to the other").exclude(name).await.unwrap();
+    one.publish("news", "to both").await.unwrap();
+    assert_eq!(numbers(&mut of_one, 2).await, [2, 3]);
+    assert_eq!(numbers(&mut of_other, 2).await, [1, 3]);
+}
+
+#[tokio::test]
+async fn a_subscription_begins_where_the_program_says() {
+    let server = keeping(5).await;
+    let client = to(&server).connect().await.unwrap();
+    drop(client.subscribe("news").await.unwrap());
+    publish(&server, 8).await;
+    let mut last = client.subscribe("news").since(Since::Last).await.unwrap();
+    assert_eq!((numbers(&mut last, 1).await, last.begun().missed), (vec![8], Some(1)));
+    let Position { epoch, .. } = last.begun().position;
+    drop(last);
+    let mut start = client.subscribe("news").since(Since::Start).await.unwrap();
+    assert_eq!(numbers(&mut start, 5).await, [4, 5, 6, 7, 8]);
+    drop(start);
+    let mut after = client.subscribe("news").since(Position { epoch, seq: 6 }).await.unwrap();
+    assert_eq!(numbers(&mut after, 2).await, [7, 8]);
+    drop(after);
+    // The server no longer keeps what followed.
+    let mut gone = client.subscribe("news").since(Position { epoch, seq: 1 }).await.unwrap();
+    assert_eq!((next(&mut gone).await, gone.begun().missed), (Item::Gap(Gap::Unknown), None));
+    publish(&server, 1).await;
+    assert_eq!(numbers(&mut gone, 1).await, [9]);
+}
+
+#[tokio::test]
+async fn the_history_comes_page_by_page() {
+    let default_namespace = Namespace { history: true, ..Namespace::default() };
+    let server = TestServer::of(Janus::builder().config(Config { default_namespace, ..Config::default() })).await;
+    let client = to(&server).connect().await.unwrap();
+    publish(&server, 4).await;
+    client.publish_bytes("news", [0, 255]).await.unwrap();
+    let newest = client.history("news", HistoryQuery::latest(2).reversed()).await.unwrap();
+    let numbers = |page: &HistoryPage| page.messages.iter().map(|message| message.seq()).collect::<Vec<_>>();
+    assert_eq!((numbers(&newest), newest.complete, newest.more, newest.top), (vec![5, 4], true, true, 5));
+    assert_eq!((newest.messages[0].bytes(), newest.messages[1].data()), (Some(vec![0, 255]), "3"));
+    let older = client.history("news", HistoryQuery::latest(9).reversed().since(newest.position)).await.unwrap();
+    assert_eq!((numbers(&older), older.more), (vec![3, 2, 1], false));
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    let error = client.history("news", HistoryQuery::latest(1)).await.unwrap_err();
+    assert_eq!(error.code(), Some(4422), "{error}");
+}
+
+#[tokio::test]
+async fn members_of_a_topic_are_told_and_can_be_asked_for() {
+    let default_namespace = Namespace { presence: Presence::Members, ..Namespace::default() };
+    let server = TestServer::of(Janus::builder().config(Config { default_namespace, ..Config::default() })).await;
+    let client = to(&server).connect().await.unwrap();
+    let mut lobby = client.subscribe("lobby").presence().await.unwrap();
+    let Item::Presence(all) = next(&mut lobby).await else { panic!("all members come first") };
+    assert_eq!((all.change, all.count, all.members.map(|members| members.len())), (PresenceChange::All, 1, Some(0)));
+    let other = to(&server).connect().await.unwrap();
+    let _other = other.subscribe("lobby").await.unwrap();
+    let Item::Presence(joined) = next(&mut lobby).await else { panic!("a member has joined") };
+    assert_eq!((joined.change, joined.count), (PresenceChange::Joined, 2));
+    assert_eq!(other.presence("lobby").await.unwrap().count, 2);
+}
+
+#[tokio::test]
+async fn a_dropped_subscription_leaves_the_topic() {
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    let news = client.subscribe("news").await.unwrap();
+    let error = client.subscribe("news").await.unwrap_err();
+    assert!(matches!(&error, ClientError::AlreadySubscribed(topic) if topic == "news"), "{error:?}");
+    drop(news);
+    let _other = server.janus().subscribe("news").unwrap();
+    let left = async { while client.publish("news", "who is there").await.unwrap().subscribers > 1 {} };
+    timeout(PATIENCE, left).await.unwrap();
+    client.subscribe("news").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_handle_closes_the_connection_and_ends_all() {
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    let (other, mut state) = (client.clone(), client.state());
+    let mut news = client.subscribe("news").await.unwrap();
+    publish(&server, 1).await;
+    drop(client);
+    other.publish("news", "a handle is left").await.unwrap();
+    assert_eq!(numbers(&mut news, 2).await, [1, 2]);
+    drop(other);
+    assert!(timeout(PATIENCE, news.next()).await.unwrap().is_none());
+    // The sender of the states is gone with the task.
+    timeout(PATIENCE, async { while state.changed().await.is_ok() {} }).await.unwrap();
+    until("the server has no connection", || server.janus().connections(0, 1).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_closed_client_has_said_goodbye_and_refuses_calls() {
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    timeout(PATIENCE, client.close()).await.unwrap();
+    assert!(matches!(&*client.state().borrow(), State::Closed { error: None }));
+    assert!(news.next().await.is_none());
+    assert!(matches!(client.publish("news", "late").await, Err(ClientError::Closed)));
+    assert!(matches!(client.subscribe("news").await, Err(ClientError::Closed)));
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_client_without_a_server_waits_only_if_started() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let error = Client::builder(format!("ws://{addr}")).connect().await.unwrap_err();
+    assert!(matches!(&error, ClientError::Connect { .. }) && !error.is_final(), "{error:?}");
+    let client = quick(Client::builder(format!("ws://{addr}"))).request_timeout(Duration::from_millis(50)).start();
+    let client = client.unwrap();
+    is_state(&client, |state| matches!(state, State::Waiting { .. })).await;
+    let late = client.publish("news", "too late").await.unwrap_err();
+    assert!(matches!(late, ClientError::Late { awaited: "receipt", .. }), "{late:?}");
+    let config = Config { listen: vec![], http_listen: vec![addr], ..Config::default() };
+    let janus = Janus::builder().config(config).start().await.unwrap();
+    is_state(&client, |state| matches!(state, State::Open { .. })).await;
+    let mut news = timeout(PATIENCE, client.subscribe("news").into_future()).await.unwrap().unwrap();
+    janus.publish("news", "hello").await.unwrap();
+    // The call that came too late was not sent.
+    assert_eq!(next(&mut news).await.message().unwrap().data(), "\"hello\"");
+    janus.shutdown().await;
+}
+
+struct Users;
+
+impl Hooks for Users {
+    async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        let own = || Patterns::new(["news", "alice"]).unwrap();
+        let soon = SystemTime::now() + Duration::from_millis(1_500);
+        match request.auth.as_deref() {
+            Some("alice") => Ok(Identity::user("alice").subscribe(own()).publish(own())),
+            Some("topics") => {
+                let topics = ["alice", "news"].map(|name| TopicName::new(name, 255).unwrap());
+                Ok(Identity::user("alice").subscribe(own()).topics(topics))
+            }
+            Some("old") => Err(Denied::expired("old")),
+            Some(token) if token.starts_with("short") => {
+                Ok(Identity::user("alice").subscribe(own()).publish(own()).expires(soon))
+            }
+            _ => Err(Denied::new("show a token")),
+        }
+    }
+}
+
+async fn users() -> TestServer {
+    let config = Config { token_grace: Duration::ZERO, ..Config::default() };
+    TestServer::of(Janus::builder().config(config).hooks(Users)).await
+}
+
+#[tokio::test]
+async fn a_final_refusal_ends_the_client_or_the_topic_alone() {
+    let server = users().await;
+    let error = to(&server).connect().await.unwrap_err();
+    assert!(error.is_final() && error.code() == Some(4413), "{error:?}");
+    let stranger = to(&server).token("guess").start().unwrap();
+    let error = stranger.subscribe("news").await.unwrap_err();
+    assert_eq!(error.code(), Some(4413), "{error:?}");
+    is_state(&stranger, |state| matches!(state, State::Closed { error: Some(_) })).await;
+
+    let alice = to(&server).token("alice").connect().await.unwrap();
+    let error = alice.subscribe("secret").await.unwrap_err();
+    assert!(error.is_final() && error.to_string().contains("forbidden"), "{error}");
+    alice.subscribe("news").await.unwrap();
+    // Without a source of tokens an expired token is the end.
+    let old = to(&server).token("old").start().unwrap();
+    let end = is_state(&old, |state| matches!(state, State::Closed { .. })).await;
+    assert!(matches!(&end, State::Closed { error: Some(error) } if error.code() == Some(4418)), "{end:?}");
+}
+
+#[tokio::test]
+async fn tokens_are_asked_for_until_the_program_has_no_more() {
+    let server = users().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let get_token = move || {
+        ready(match count.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(std::io::Error::other("offline").into()),
+            1 => Ok("old".to_owned()),
+            2 => Ok("short 1".to_owned()),
+            3 => Ok("short 2".to_owned()),
+            _ => Err(TokenError::final_word("logged out")),
+        })
+    };
+    let client = to(&server).get_token(get_token).start().unwrap();
+    is_state(&client, |state| matches!(state, State::Open { .. })).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    until("the token is renewed", || asked.load(Ordering::Relaxed) == 4).await;
+    // The final word counts when the client needs a token for a connection.
+    until("the renewal has failed", || asked.load(Ordering::Relaxed) > 4).await;
+    let closed = is_state(&client, |state| matches!(state, State::Closed { .. })).await;
+    assert!(matches!(&closed, State::Closed { error: Some(ClientError::Token(_)) }), "{closed:?}");
+}
+
+#[tokio::test]
+async fn topics_of_the_token_come_as_a_stream() {
+    let server = users().await;
+    let (client, mut topics) = to(&server).token("topics").connect_with_assigned(8).await.unwrap();
+    let mut assigned = async || timeout(PATIENCE, topics.next()).await.unwrap().unwrap();
+    let (alice, news) = (assigned().await, assigned().await);
+    assert_eq!((alice.topic.as_str(), news.topic.as_str()), ("alice", "news"));
+    server.janus().publish("alice", "hello").await.unwrap();
+    assert_eq!(numbers(&mut alice.subscription.unwrap(), 1).await, [1]);
+    // A subscription of the program's own takes the place of the server's.
+    let mut own = client.subscribe("news").since(Since::Start).await.unwrap();
+    assert!(timeout(PATIENCE, news.subscription.unwrap().next()).await.unwrap().is_none());
+    server.janus().publish("news", "hello").await.unwrap();
+    assert_eq!(numbers(&mut own, 1).await, [1]);
+    drop(client);
+    assert!(timeout(PATIENCE, topics.next()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_program_that_reads_slowly_misses_nothing_that_is_kept() {
+    let server = keeping(1_000).await;
+    let client = to(&server).max_unread(10).connect().await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    let _other = server.janus().subscribe("news").unwrap();
+    publish(&server, 200).await;
+    for number in 1..=200 {
+        assert_eq!(next(&mut news).await.message().unwrap().seq(), number);
+        // The receipt does not wait for room.
+        client.publish("other", "at once").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_reads_too_slowly_is_told_of_the_gap() {
+    let server = keeping(5).await;
+    let client = to(&server).max_unread(10).connect().await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    let _other = server.janus().subscribe("news").unwrap();
+    publish(&server, 200).await;
+    client.publish("other", "all before has come").await.unwrap();
+    assert_eq!(numbers(&mut news, 10).await, Vec::from_iter(1..=10));
+    assert_eq!(next(&mut news).await, Item::Gap(Gap::Unknown));
+    publish(&server, 1).await;
+    assert_eq!(numbers(&mut news, 1).await, [201]);
+}
+
+#[tokio::test]
+async fn large_messages_are_bounded_by_their_bytes() {
+    let server = keeping(1_000).await;
+    let client = to(&server).max_unread_bytes(100_000).connect().await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    let _other = server.janus().subscribe("news").unwrap();
+    for _ in 0..40 {
+        server.janus().publish("news", &"x".repeat(30_000)).await.unwrap();
+    }
+    client.publish("other", "all before has come").await.unwrap();
+    // Three have room; the others come again from the server.
+    assert_eq!(numbers(&mut news, 40).await, Vec::from_iter(1..=40));
+}
+
+#[tokio::test]
+async fn a_waiting_client_leaves_the_rest_to_the_server() {
+    let server = keeping(1_000).await;
+    let builder = to(&server).max_unread(3).when_full(WhenFull::Wait).heartbeat(Duration::from_millis(50));
+    let client = builder.timeout(Duration::from_millis(500)).connect().await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    publish(&server, 50).await;
+    // Silence does not count while the client itself does not read. Another client has given up a mute server by then.
+    let mut mute = Fake::start().await;
+    let other =
+        mute.builder().heartbeat(Duration::from_millis(50)).timeout(Duration::from_millis(500)).start().unwrap();
+    let _talk = mute.accept().await;
+    let given_up = is_state(&other, |state| matches!(state, State::Waiting { .. })).await;
+    assert!(matches!(&given_up, State::Waiting { error: ClientError::Late { .. }, .. }), "{given_up:?}");
+    assert_eq!(numbers(&mut news, 50).await, Vec::from_iter(1..=50));
+    assert_eq!(server.janus().stats().connections_accepted, 1);
+}
+
+#[tokio::test]
+async fn tls_trusts_the_authority_of_the_program_only() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let chain = vec![made.cert.der().clone()];
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let https_listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let config = Config { listen: vec![], http_listen: vec![], https_listen, ..Config::default() };
+    let janus = Janus::builder().config(config).tls(Arc::new(tls)).start().await.unwrap();
+    let url = format!("wss://localhost:{}", janus.local_addrs()[0].port());
+
+    let client = Client::builder(&url).authorities_pem(made.cert.pem()).connect().await.unwrap();
+    assert_eq!(client.publish("news", "over TLS").await.unwrap().seq(), 0);
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let error = Client::builder(&url).authorities_pem(other.cert.pem()).connect().await.unwrap_err();
+    assert!(matches!(error, ClientError::Handshake { .. }), "{error:?}");
+    let error = Client::builder(&url).authorities_pem("no PEM").connect().await.unwrap_err();
+    assert!(error.is_final() && error.to_string().contains("no certificate"), "{error}");
+    janus.shutdown().await;
+}
+
+/// A server of the test, which says what no real server can be made to say.
+struct Fake {
+    listener: TcpListener,
+    welcomes: usize,
+}
+
+struct Talk {
+    socket: WebSocketStream<TcpStream>,
+    hello: Value,
+}
+
+impl Fake {
+    async fn start() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), welcomes: 0 }
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        quick(Client::builder(format!("ws://{}", self.listener.local_addr().unwrap())))
+    }
+
+    /// The next connection, up to the welcome.
+    async fn accept(&mut self) -> Talk {
+        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
+        #[expect(clippy::result_large_err, reason = "the type is the library's")]
+        let protocol = |_: &Request, mut response: Response| {
+            response.headers_mut().insert("sec-websocket-protocol", "janus.v1.json".parse().unwrap());
+            Ok(response)
+        };
+        let socket = tokio_tungstenite::accept_hdr_async(stream, protocol).await.unwrap();
+        let mut talk = Talk { socket, hello: Value::Null };
+        talk.hello = talk.hear().await;
+        self.welcomes += 1;
+        let limits = json!({"max_frame_bytes": 1_000, "max_topic_bytes": 255, "max_topics": 128});
+        let session = format!("session {}", self.welcomes);
+        talk.say(json!({"type": "welcome", "session": session, "client": "1.2", "resumed": false, "limits": limits, "heartbeat_ms": 30_000})).await;
+        talk
+    }
+}
+
+impl Talk {
+    async fn say(&mut self, frame: Value) {
+        self.socket.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    /// The next request of the client.
+    async fn hear(&mut self) -> Value {
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn subscribed(&mut self, request: &Value, epoch: u64, seq: u64, missed: Option<u64>) {
+        assert_eq!(request["type"], "subscribe", "{request}");
+        let epoch = Epoch::new(epoch).to_string();
+        let mut answer = json!({"type": "subscribed", "id": request["id"], "topic": request["topic"], "epoch": epoch, "seq": seq, "resumed": missed.is_some()});
+        if let Some(missed) = missed {
+            answer["missed"] = missed.into();
+        }
+        self.say(answer).await;
+    }
+
+    async fn message(&mut self, seq: u64) {
+        self.say(json!({"type": "message", "topic": "news", "seq": seq, "time": 1, "event": "", "message_id": "", "data": seq})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_gap_with_a_new_epoch_moves_the_position() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().start().unwrap();
+    let subscribing = tokio::spawn({
+        let client = client.clone();
+        async move { client.subscribe("news").await }
+    });
+    let mut talk = fake.accept().await;
+    assert_eq!(talk.hello.get("session"), None);
+    let request = talk.hear().await;
+    talk.subscribed(&request, 10, 5, None).await;
+    talk.message(6).await;
+    talk.say(json!({"type": "gap", "topic": "news", "epoch": Epoch::new(11).to_string(), "from": 1, "to": 2})).await;
+    // Repeated, and then new.
+    talk.message(2).await;
+    talk.message(3).await;
+    talk.say(json!({"type": "news of the future"})).await;
+    let mut news = subscribing.await.unwrap().unwrap();
+    assert_eq!(numbers(&mut news, 1).await, [6]);
+    assert_eq!(next(&mut news).await, Item::Gap(Gap::Numbers { from: 1, to: 2 }));
+    assert_eq!(numbers(&mut news, 1).await, [3]);
+    drop(talk);
+
+    let mut talk = fake.accept().await;
+    assert_eq!(talk.hello["session"], "session 1");
+    let request = talk.hear().await;
+    assert_eq!(request["since"], json!({"epoch": Epoch::new(11).to_string(), "seq": 3}));
+    // Before the answer: of an earlier subscription.
+    talk.message(9).await;
+    talk.subscribed(&request, 11, 3, Some(1)).await;
+    talk.message(4).await;
+    assert_eq!(next(&mut news).await, Item::Resumed { missed: 1 });
+    assert_eq!(numbers(&mut news, 1).await, [4]);
+}
+
+#[tokio::test]
+async fn a_lost_publication_is_repeated_with_a_key_only() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().start().unwrap();
+    let call = |key: Option<&'static str>| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let publish = client.publish("news", "once");
+            match key {
+                Some(key) => publish.idempotency_key(key.parse().unwrap()).await,
+                None => publish.await,
+            }
+        })
+    };
+    let mut talk = fake.accept().await;
+    let with_key = call(Some("key"));
+    let first = talk.hear().await;
+    let without = call(None);
+    talk.hear().await;
+    drop(talk);
+    assert!(matches!(without.await.unwrap(), Err(ClientError::Lost { .. })));
+    let mut talk = fake.accept().await;
+    let again = talk.hear().await;
+    assert_eq!((&again["idempotency_key"], &again["data"]), (&first["idempotency_key"], &first["data"]));
+    talk.say(json!({"type": "published", "id": again["id"], "topic": "news", "epoch": Epoch::new(1).to_string(), "seq": 7, "subscribers": 0, "again": true})).await;
+    let receipt = with_key.await.unwrap().unwrap();
+    assert_eq!((receipt.seq(), receipt.again), (7, true));
+}
+
+#[tokio::test]
+async fn requests_without_an_answer_are_bounded() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().max_pending(2).request_timeout(Duration::from_millis(300)).start().unwrap();
+    let _talk = fake.accept().await;
+    let calls =
+        futures_util::future::join_all((0..5).map(|number| client.publish("news", &number).into_future())).await;
+    let full = calls.iter().filter(|call| matches!(call, Err(ClientError::TooManyPending { max: 2 }))).count();
+    let late = calls.iter().filter(|call| matches!(call, Err(ClientError::Late { .. }))).count();
+    assert_eq!((full, late), (3, 2), "{calls:?}");
+    // Calls that have ended count no longer.
+    assert!(matches!(client.publish("news", &6).await, Err(ClientError::Late { .. })));
+    let long = client.publish("news", &"x".repeat(1_000)).await;
+    assert!(matches!(long, Err(ClientError::TooLarge { max: 1_000, .. })), "{long:?}");
+}
+
+#[tokio::test]
+async fn a_topic_refused_for_now_after_a_return_is_asked_for_again() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().start().unwrap();
+    let refusal = |request: &Value, code: u16| json!({"type": "error", "id": request["id"], "topic": "news", "code": code, "error": "code", "message": ""});
+    let subscribe = || {
+        tokio::spawn({
+            let client = client.clone();
+            async move { client.subscribe("news").await }
+        })
+    };
+    let subscribing = subscribe();
+    let mut talk = fake.accept().await;
+    // The first refusal is for the program.
+    let request = talk.hear().await;
+    talk.say(refusal(&request, 4001)).await;
+    assert_eq!(subscribing.await.unwrap().unwrap_err().code(), Some(4001));
+    let subscribing = subscribe();
+    let request = talk.hear().await;
+    talk.subscribed(&request, 1, 1, None).await;
+    let mut news = subscribing.await.unwrap().unwrap();
+    drop(talk);
+    let mut talk = fake.accept().await;
+    let request = talk.hear().await;
+    talk.say(refusal(&request, 4001)).await;
+    let request = talk.hear().await;
+    talk.subscribed(&request, 1, 1, Some(0)).await;
+    assert_eq!(next(&mut news).await, Item::Resumed { missed: 0 });
+    drop(talk);
+    let mut talk = fake.accept().await;
+    let request = talk.hear().await;
+    talk.say(refusal(&request, 4414)).await;
+    let end = timeout(PATIENCE, news.next()).await.unwrap().unwrap();
+    assert_eq!(end.unwrap_err().code(), Some(4414));
+    assert!(news.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_says_when_to_return_is_heeded() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().start().unwrap();
+    let mut talk = fake.accept().await;
+    talk.say(
+        json!({"type": "bye", "code": 4002, "error": "server_draining", "message": "", "reconnect_after_ms": 400}),
+    )
+    .await;
+    let left = tokio::time::Instant::now();
+    let waiting = is_state(&client, |state| matches!(state, State::Waiting { .. })).await;
+    assert!(
+        matches!(&waiting, State::Waiting { retry_in, .. } if *retry_in >= Duration::from_millis(400)),
+        "{waiting:?}"
+    );
+    fake.accept().await;
+    assert!(left.elapsed() >= Duration::from_millis(390), "{:?}", left.elapsed());
+}
+
+#[tokio::test]
+async fn without_reconnect_the_first_loss_is_the_end() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().reconnect(false).start().unwrap();
+    let talk = fake.accept().await;
+    drop(talk);
+    let closed = is_state(&client, |state| matches!(state, State::Closed { .. })).await;
+    assert!(matches!(&closed, State::Closed { error: Some(ClientError::Lost { .. }) }), "{closed:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_read_is_given_up() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().timeout(Duration::from_millis(300)).max_pending(1_000_000).start().unwrap();
+    let talk = fake.accept().await;
+    // More than the buffers of the system hold.
+    let data = "x".repeat(900);
+    let flood = async {
+        let mut calls = futures_util::stream::FuturesUnordered::new();
+        for _ in 0..20_000 {
+            calls.push(client.publish("news", &data).into_future());
+        }
+        while calls.next().await.is_some() {}
+    };
+    let waiting = tokio::select! {
+        () = flood => panic!("the calls have ended"),
+        waiting = is_state(&client, |state| matches!(state, State::Waiting { .. })) => waiting,
+    };
+    let State::Waiting { error, .. } = waiting else { panic!("waiting") };
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, "the server does not read");
+    drop(talk);
+}
