@@ -5,31 +5,31 @@ export class Feed {
   /** `{epoch, seq}` of the last message or gap. */
   position;
   /** User to member; undefined without a list, null in a topic that is counted only. */
-  members;
+  _members;
   /** Whether a subscribe has no answer yet: messages before the answer are of an earlier subscription. */
-  asking = false;
+  _asking = false;
   /** Whether a slow reader has left the topic for a while. */
-  paused = false;
-  ended = false;
+  _paused = false;
+  _ended = false;
 
   constructor(topic, handlers) {
-    Object.assign(this, { topic, handlers });
+    Object.assign(this, { topic, _handlers: handlers });
     if (handlers.since?.epoch) this.position = { ...handlers.since };
   }
 
   /** Where to begin. */
   get since() {
-    return this.position ?? this.handlers.since;
+    return this.position ?? this._handlers.since;
   }
 
   tell(name, value) {
-    if (!this.ended) call(this.handlers, name, value);
+    if (!this._ended) call(this._handlers, name, value);
   }
 
   subscribed(frame) {
     const { position } = this;
     const { topic, epoch, seq, resumed } = frame;
-    this.asking = false;
+    this._asking = false;
     if (!resumed || epoch !== position?.epoch) {
       this.position = { epoch, seq };
       if (position) this.tell("gap", { topic, from: null, to: null, unknown: true });
@@ -56,12 +56,12 @@ export class Feed {
   }
 
   presence({ type, topic, count, members }) {
-    if (type === "presence") this.members = members ? new Map() : null;
+    if (type === "presence") this._members = members ? new Map() : null;
     for (const member of members ?? []) {
-      if (type === "left") this.members?.delete(member.user);
-      else this.members?.set(member.user, member);
+      if (type === "left") this._members?.delete(member.user);
+      else this._members?.set(member.user, member);
     }
-    this.tell("presence", { type, topic, count, members, all: this.members ? [...this.members.values()] : null });
+    this.tell("presence", { type, topic, count, members, all: this._members ? [...this._members.values()] : null });
   }
 }
 

@@ -108,7 +108,7 @@ export class Janus {
       wake?.();
     };
     const error = (error) => {
-      if (feed.ended) failure = error;
+      if (feed._ended) failure = error;
       call(handlers, "error", error);
     };
     const reading = { ...handlers, message: add("message"), gap: add("gap"), error, ended: () => wake?.() };
@@ -117,9 +117,9 @@ export class Janus {
       for (;;) {
         if (items.length > 0) yield items.shift();
         else if (failure) throw failure;
-        else if (feed.ended) return;
+        else if (feed._ended) return;
         else await new Promise((resolve) => (wake = resolve));
-        if (feed.paused && items.length <= maxUnread / 2) this.#ask(feed, (feed.paused = false));
+        if (feed._paused && items.length <= maxUnread / 2) this.#ask(feed, (feed._paused = false));
       }
     } finally {
       unsubscribe();
@@ -136,6 +136,11 @@ export class Janus {
 
   presence(topic, options) {
     return this.#question({ type: "presence", topic }, options);
+  }
+
+  async history(topic, { since, limit, reverse, signal } = {}) {
+    const answer = await this.#question({ type: "history", topic, since, limit, reverse }, { signal });
+    return { ...answer, messages: answer.messages.map((message) => decode({ topic, ...message })) };
   }
 
   close() {
@@ -179,7 +184,7 @@ export class Janus {
     const socket = new WebSocket(url, "janus.v1.json");
     socket.onopen = this.#ifCurrent(() => this.#use(socket));
     // A failed probe leaves the event stream as it is.
-    socket.onclose = this.#ifCurrent(({ code, reason }) => this.#attempt.abort || this.#lost(lost(reason, code)));
+    socket.onclose = this.#ifCurrent(({ code, reason }) => this.#attempt._abort || this.#lost(lost(reason, code)));
     // A library of Node throws an error that has no handler. A close follows in either case.
     socket.onerror = () => {};
     return socket;
@@ -187,7 +192,7 @@ export class Janus {
 
   /** Says hello over an open socket, which replaces an event stream. */
   #use(socket) {
-    const { auth, abort } = this.#attempt;
+    const { auth, _abort: abort } = this.#attempt;
     if (abort) {
       this.#attempt.socket = null;
       this.#leave();
@@ -204,17 +209,17 @@ export class Janus {
 
   /** Subscribes to all topics by an event stream, which replaces the socket or stream of now. */
   #openStream() {
-    const { auth, works } = this.#attempt;
+    const { auth, _works } = this.#attempt;
     this.#leave();
     const abort = new AbortController();
-    const attempt = (this.#attempt = { auth, abort, works });
-    const feeds = [...this.#feeds.values()].filter((feed) => !feed.paused);
-    if (works) this.#probe();
+    const attempt = (this.#attempt = { auth, _abort: abort, _works });
+    const feeds = [...this.#feeds.values()].filter((feed) => !feed._paused);
+    if (_works) this.#probe();
     if (feeds.length === 0) return;
-    feeds.forEach((feed) => (feed.asking = true));
+    feeds.forEach((feed) => (feed._asking = true));
     this.#expectAnswer();
     const tell = this.#ifCurrent((frame) => {
-      if (!attempt.works && frame.type !== "bye") this.#streamWorks();
+      if (!attempt._works && frame.type !== "bye") this.#streamWorks();
       this.#receive(frame);
     });
     const failed = this.#ifCurrent((error) => {
@@ -227,7 +232,7 @@ export class Janus {
   }
 
   #streamWorks() {
-    this.#attempt.works = this.#isBlocked = true;
+    this.#attempt._works = this.#isBlocked = true;
     this.#stableAt = Date.now() + STABLE_MS;
     this.#probe();
     this.#become("connected");
@@ -291,7 +296,7 @@ export class Janus {
     if (type === "welcome") {
       this.#welcomed(frame);
     } else if (type === "message" || type === "gap") {
-      if (feed?.position && !feed.asking) feed[type](frame);
+      if (feed?.position && !feed._asking) feed[type](frame);
     } else if (type === "bye") {
       this.#lost(error, frame.reconnect_after_ms);
     } else if (request) {
@@ -306,7 +311,7 @@ export class Janus {
     } else if (error) {
       if (feed && !this.#socket) return this.#refuse(feed, error);
       if (feed && code >= FINAL) this.#drop(feed);
-      call(feed?.handlers ?? this.#options, "error", error);
+      call(feed?._handlers ?? this.#options, "error", error);
     }
   }
 
@@ -316,7 +321,7 @@ export class Janus {
     this.#frameMax = limits.max_frame_bytes;
     this.#stableAt = Date.now() + STABLE_MS;
     this.#failures = this.#probes = 0;
-    this.#attempt.works = true;
+    this.#attempt._works = true;
     this.#expires(frame);
     this.#become("connected");
   }
@@ -338,35 +343,35 @@ export class Janus {
   }
 
   #ask(feed) {
-    clearTimeout(feed.timer);
-    if (feed.paused) return;
+    clearTimeout(feed._timer);
+    if (feed._paused) return;
     if (!this.#socket) return this.#gather();
-    feed.asking = true;
+    feed._asking = true;
     const failed = (error) => error.code && this.#refuse(feed, error);
-    const { topic, handlers, since } = feed;
+    const { topic, _handlers: handlers, since } = feed;
     const frame = { type: "subscribe", topic, since, presence: handlers.presence && true };
     this.#request(frame, (answer) => feed.subscribed(answer), failed);
   }
 
   #refuse(feed, error) {
-    if (feed.ended) return;
+    if (feed._ended) return;
     if (error.code >= FINAL) this.#drop(feed); // The handler may subscribe anew.
-    else feed.timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
-    call(feed.handlers, "error", error);
+    else feed._timer = setTimeout(() => this.#ask(feed), Math.random() * WAIT_MAX_MS);
+    call(feed._handlers, "error", error);
   }
 
   #pause(feed) {
-    if (feed.paused || feed.ended) return;
-    feed.paused = feed.asking = true;
+    if (feed._paused || feed._ended) return;
+    feed._paused = feed._asking = true;
     this.#abandon(feed.topic);
   }
 
   #drop(feed) {
-    clearTimeout(feed.timer);
-    if (feed.ended) return false;
+    clearTimeout(feed._timer);
+    if (feed._ended) return false;
     this.#feeds.delete(feed.topic);
-    feed.ended = true;
-    call(feed.handlers, "ended");
+    feed._ended = true;
+    call(feed._handlers, "ended");
     return true;
   }
 
@@ -377,7 +382,7 @@ export class Janus {
 
   /** Opens a stream of the topics of now, if an event stream is in use. */
   #gather() {
-    if (this.#attempt?.works) this.#after(GATHER_MS, () => this.#openStream(), "gather");
+    if (this.#attempt?._works) this.#after(GATHER_MS, () => this.#openStream(), "gather");
   }
 
   #question(frame, options) {
@@ -461,7 +466,7 @@ export class Janus {
 
   /** Whether the lost attempt was one WebSocket too many: an event stream is tried at once. */
   #fallsBack() {
-    const { socket, abort, works } = this.#attempt;
+    const { socket, _abort: abort, _works: works } = this.#attempt;
     const { fallbackAfter, events, WebSocket } = this.#options;
     // A stream that does not open is no proof against WebSockets.
     if (abort && !works) this.#isBlocked = false;
@@ -478,7 +483,7 @@ export class Janus {
 
   #leave() {
     Object.values(this.#timers).forEach((timer) => clearTimeout(timer));
-    const { socket, abort } = this.#attempt ?? {};
+    const { socket, _abort: abort } = this.#attempt ?? {};
     this.#attempt = this.#socket = null;
     socket?.close();
     abort?.abort();

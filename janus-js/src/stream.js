@@ -21,7 +21,7 @@ export async function readStream(address, { feeds, auth, withCredentials, signal
   const { location } = globalThis;
   const headers = { accept: "text/event-stream" };
   const query = url.searchParams;
-  for (const { topic, since, handlers } of feeds) {
+  for (const { topic, since, _handlers: handlers } of feeds) {
     query.append("topic", topic);
     query.append("since", since?.epoch ? `${since.epoch}.${since.seq}` : (since ?? ""));
     query.append("presence", !!handlers.presence);

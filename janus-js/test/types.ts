@@ -40,6 +40,9 @@ async function read() {
   }
   const { count, members } = await janus.presence("quotes");
   console.log(count, members?.[0]?.user);
+  const { messages, more, epoch, seq: end } = await janus.history<Price>("quotes", { limit: 10, reverse: true });
+  if (more) await janus.history("quotes", { since: { epoch, seq: end }, reverse: true });
+  console.log(messages.map(({ data }) => data.price));
 }
 void read();
 export type Check = Item<Price>;

@@ -65,6 +65,29 @@ export interface Receipt {
   again?: boolean;
 }
 
+export interface History<Data = any> {
+  topic: string;
+  /** Where these messages end: the `since` of the next part in the same direction, or of a `subscribe` after them. */
+  epoch: string;
+  seq: number;
+  /** False if messages are gone that a `since` asks for. */
+  complete: boolean;
+  /** Whether a limit has cut off further messages. */
+  more: boolean;
+  /** The number of the topic's latest message. */
+  top: number;
+  messages: Message<Data>[];
+}
+
+export interface HistoryOptions extends Aborting {
+  /** Default: the latest messages; with `reverse`, the messages before this position. */
+  since?: Since;
+  /** Default: 100. The server has a limit of its own. */
+  limit?: number;
+  /** The newest message first. */
+  reverse?: boolean;
+}
+
 export interface Aborting {
   /** Ends what the call has begun. */
   signal?: AbortSignal;
@@ -178,6 +201,9 @@ export class Janus {
 
   /** The members of a topic now. `members` is absent in a topic that is counted only. */
   presence(topic: string, options?: Aborting): Promise<{ topic: string; count: number; members?: Member[] }>;
+
+  /** Messages that the topic keeps, without a subscription. The topic must have history. */
+  history<Data = any>(topic: string, options?: HistoryOptions): Promise<History<Data>>;
 
   /** Ends the client for good. */
   close(): void;

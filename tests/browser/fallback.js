@@ -474,6 +474,23 @@ await run({
     equal([(await list).count, (await list).members, heard.length], [1, [bob], 5]);
   },
 
+  "the history is read in parts, with bytes as bytes": async () => {
+    const { janus } = client();
+    last().welcomes();
+    const asked = janus.history("u", { since: { epoch: "a", seq: 9 }, limit: 2, reverse: true });
+    const { id, ...frame } = last().sent.at(-1);
+    equal(frame, { type: "history", topic: "u", since: { epoch: "a", seq: 9 }, limit: 2, reverse: true });
+    const message = { seq: 8, time: 1, event: "e", message_id: "m" };
+    const messages = [{ ...message, data: 1 }, { ...message, seq: 7, data_base64: "AP8=" }];
+    last().says({ type: "history", id, topic: "u", epoch: "a", seq: 7, complete: true, more: true, top: 10, messages });
+    const { seq, more, top, messages: [first, second] } = await asked;
+    equal([seq, more, top, first], [7, true, 10, { topic: "u", seq: 8, time: 1, event: "e", data: 1, messageId: "m" }]);
+    equal([second.data instanceof Uint8Array, [...second.data]], [true, [0, 255]]);
+    const refused = rejection(janus.history("u"));
+    last().says({ type: "error", id: id + 1, topic: "u", code: 4422, error: "no_history", message: "" });
+    equal(await refused, "no_history");
+  },
+
   "a publication may have a key, bytes, and a client that does not get it": async () => {
     const { janus } = client();
     last().welcomes();

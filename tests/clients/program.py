@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "python"))
-from janus import Gap, Janus, JanusError
+from janus import Janus, JanusError
 
 # Short waits, which still grow.
 random.random = lambda: 0.05
@@ -37,20 +37,20 @@ async def get_token():
 
 async def follow(janus, topic, since):
     try:
-        subscription = await janus.subscribe(topic, since)
-        report("subscribed", topic)
-        async for item in subscription:
-            if isinstance(item, Gap):
-                report("gap", *item)
+        async for frame in janus.subscribe(topic, since):
+            if frame["type"] == "subscribed":
+                report("subscribed", topic)
+            elif frame["type"] == "gap":
+                report("gap", topic, frame["from"], frame["to"])
             else:
-                report("message", topic, item.seq, item.data)
+                report("message", topic, frame["seq"], frame["data"])
     except JanusError as error:
         report("failed", topic, error.reason)
 
 
 async def publish(janus, number, topic, data):
     try:
-        report("published", number, (await janus.publish(topic, data)).seq)
+        report("published", number, (await janus.publish(topic, data))["seq"])
     except JanusError as error:
         report("refused", number, error.reason)
 
