@@ -41,6 +41,7 @@ mod drain;
 mod embed;
 mod farewell;
 mod full;
+mod history;
 mod homes;
 mod hooks;
 mod hostile;

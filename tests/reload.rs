@@ -45,7 +45,7 @@ const CHECKS: &[(&str, Check)] = checks! {
         send_buffer_bytes, client_bytes_rate, client_subscribe_rate, rate_patience, max_connections_per_user, user_limit;
     topics: max_topics, max_topic_bytes, max_topics_per_client, address_share, topic_idle, allow_publish, session_ttl,
         max_detached_sessions, idempotency_ttl, max_idempotency_keys, resume_messages, resume_bytes, resume_age, history, history_messages, history_bytes,
-        history_age, clustered, presence, presence_linger, presence_interval, max_presence_members,
+        history_age, max_history_reply_messages = history_reply, max_history_reply_bytes = history_reply, clustered, presence, presence_linger, presence_interval, max_presence_members,
         max_presence_member_bytes, resume, slow_consumer, client_publish_rate, anonymous_subscribe, topic_quarantine;
     delivery: inline_subscribers, coalesce_bytes, coalesce_max_bytes, max_inflight_frames, max_inflight_bytes, max_queue_frames,
         max_queue_bytes, write_timeout, stall_timeout, memory_budget_bytes, input_share, drain_timeout, drain_period,

@@ -217,10 +217,9 @@ pub use janus_supervision as supervision;
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use session::{SessionInfo, SessionToken};
+pub use topic::history::{History, HistoryError};
 pub use topic::publish::{Message, PublishError, Receipt};
-pub use topic::subscriber::{
-    Closed, Delivery, Event, History, HistoryError, Resumption, SubscribeError, SubscribeOptions, Subscriber,
-};
+pub use topic::subscriber::{Closed, Delivery, Event, Resumption, SubscribeError, SubscribeOptions, Subscriber};
 pub use topic::{Handover, PresenceError, PresenceInfo, TopicInfo};
 pub use typed::{TypedEvent, TypedMessage, TypedSubscriber, TypedTopic};
 pub use wire::{ClientId, Epoch, Position, Since};

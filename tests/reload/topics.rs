@@ -11,9 +11,12 @@ use janus_core::{
     SubscribeOptions,
 };
 
+use serde_json::{Value, json};
+
 use super::Live;
 use crate::http::{Http, last_event_id};
 use crate::support::{Client, publish_frame, subscribe_frame, until};
+use crate::websocket::Socket;
 use janus_core::wire::classic::client::unsubscribe;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -41,6 +44,26 @@ pub(super) async fn max_topics_per_client() {
     live.reload("max_topics_per_client", |config| config.max_topics_per_client = 1);
     client.send(subscribe_frame("second")).await;
     assert_eq!(client.error_code().await, "too_many_topics");
+}
+
+/// Two messages of a history, and how many of them come in one answer before and after a reload of both limits.
+pub(super) async fn history_reply() {
+    let mut live = Live::start(|config| {
+        config.default_namespace.history = true;
+        (config.max_history_reply_messages, config.max_history_reply_bytes) = (1, 1_024);
+    })
+    .await;
+    let mut client = Socket::open(live.http).await;
+    for _ in 0..2 {
+        live.janus.publish("news", &"x".repeat(1_024)).await.unwrap();
+    }
+    let ask = json!({"type": "history", "topic": "news"});
+    let count = |answer: Value| answer["messages"].as_array().unwrap().len();
+    assert_eq!(count(client.ask(ask.clone()).await), 1);
+    live.reload("max_history_reply_messages", |config| config.max_history_reply_messages = 2);
+    assert_eq!(count(client.ask(ask.clone()).await), 1, "the other limit");
+    live.reload("max_history_reply_bytes", |config| config.max_history_reply_bytes = 10_240);
+    assert_eq!(count(client.ask(ask).await), 2);
 }
 
 /// Subscribes to a topic and leaves it, so that the topic is unused.

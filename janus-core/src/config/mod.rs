@@ -390,6 +390,17 @@ settings! {
             resume_age: Duration = secs(30), duration(millis(10)..=days(7)), reload(at_once);
         }
 
+        "History" {
+            /// Messages in one answer to a client that reads the history of a topic. A longer history is read in parts.
+            max_history_reply_messages: usize = 1_000, count(1..=100_000), reload(at_once);
+
+            // Answers may take a quarter of `max_queue_bytes` before the client is not read, and an answer is written in one
+            // piece on the home arbiter: this much takes some 100 microseconds.
+            /// Bytes of the messages in one answer to a client that reads the history of a topic. One message is answered
+            /// however long.
+            max_history_reply_bytes: usize = 256 * KIB, bytes(KIB..=16 * MIB), reload(at_once);
+        }
+
         "Presence" {
             // A reload of a page takes a second or two, and a change of the network some more.
             /// How long a user stays a member of a topic after the end of the user's last subscription. A user that returns

@@ -44,6 +44,8 @@ settings! {
             /// `history`: clients with a position or a session (`position`), only clients with the token of their
             /// session (`session`), or none (`off`). Any other client is told so, and receives new messages only.
             ///
+            /// Clients may read the history of a topic (without a subscription) under `position` alone.
+            ///
             /// Subscribers in the same process may always resume.
             resume: Resume = Resume::Position, one_of(Resume::NAMES), reload(at_once);
 

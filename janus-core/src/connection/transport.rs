@@ -19,6 +19,7 @@
 //! | `closing.rs` | answers errors, says goodbye, sends a FIN |
 //! | `commands.rs` | carries out commands |
 //! | `ends.rs` | ends by the server's decision: one row for each reason |
+//! | `history.rs` | reads messages from before for its client |
 //! | `identity.rs` | gives its client an identity, refreshes it, and lets it expire |
 //! | `keeping.rs` | is kept between requests of HTTP, and answers them in their order |
 //! | `life.rs` | leaves lines in the log and in traces |
@@ -58,6 +59,7 @@ mod beginning;
 mod closing;
 mod commands;
 mod ends;
+mod history;
 mod identity;
 mod keeping;
 mod life;
@@ -95,12 +97,14 @@ use crate::ground::homes::HomeId;
 use crate::hooks::{Identity, News, Refused, TlsClient};
 use crate::session::Session;
 use crate::supervision::Dormant;
+use crate::topic::history::{History, HistoryError};
 use crate::topic::publish::{PublishError, Receipt};
 use crate::topic::{PresenceError, PresenceInfo, TopicError, TopicState};
 use crate::wire::{Command, Decoder, ErrorCode, FrameError, Open, TopicName};
 
 use closing::Closing;
 use commands::{Lengthy, Queueing};
+use history::Reading;
 use identity::Renewal;
 pub(crate) use identity::check;
 use keeping::Answers;
@@ -240,6 +244,10 @@ enum Outcome {
     Shown(Question, Result<(), Refused>),
     /// Who is subscribed, by the word of the engine.
     Present(Question, Result<PresenceInfo, PresenceError>),
+    /// Whether the client may read the history of a topic.
+    MayRead(Box<Reading>, Result<(), Refused>),
+    /// The history of a topic that an engine numbers.
+    HasRead(Box<Reading>, Result<History, HistoryError>),
     /// The topics of a claimed session exist, as far as possible.
     Prepared(Box<Prepared>),
     /// The topic that a client wants to resume exists, or cannot.

@@ -22,10 +22,11 @@ use crate::ground::figures::Via;
 use crate::ground::trace::{Trace, TraceError, TraceOptions};
 use crate::hooks::HookThread;
 use crate::supervision::{Arbiter, ExitReason, Place, SupervisorRef, Tree};
+use crate::topic::history::{History, HistoryError};
 use crate::topic::publish::{Message, Pending, PublishError, Publisher, Receipt, Reply, route, told};
-use crate::topic::subscriber::{History, HistoryError, SubscribeError, SubscribeOptions, Subscriber, history};
+use crate::topic::subscriber::{SubscribeError, SubscribeOptions, Subscriber};
 use crate::topic::{Handover, Waiter};
-use crate::wire::{Position, Publication, TopicName};
+use crate::wire::{HistoryQuery, Position, Publication, Since, TopicName};
 
 /// A running Janus. Clones are handles to the same instance; after the last handle is dropped the instance stops at
 /// once, without the drain of [`shutdown`](Self::shutdown).
@@ -301,7 +302,42 @@ impl Janus {
     /// Cancel safe. Without an [engine](crate::engine) the answer is there at once; in a cluster the engine may have to be
     /// asked, once for each topic.
     pub async fn history(&self, topic: &str, since: Option<Position>, limit: usize) -> Result<History, HistoryError> {
-        history(&self.inner.shared, topic, since, limit).await
+        let since = since.map(Since::Position);
+        self.read_history(topic, HistoryQuery { since, ..HistoryQuery::latest(limit) }).await
+    }
+
+    /// As [`history`](Self::history), with a choice of the place to begin, of the order, and of a limit in bytes.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use janus_core::wire::HistoryQuery;
+    /// use janus_core::{Config, Janus, Namespace};
+    ///
+    /// let default_namespace = Namespace { history: true, ..Namespace::default() };
+    /// let config = Config { default_namespace, ..Config::default() };
+    /// # let config = Config { listen: vec!["127.0.0.1:0".parse()?], http_listen: vec![], ..config };
+    /// let janus = Janus::builder().config(config).start().await?;
+    /// for number in 1..=5 {
+    ///     janus.publish("news", &number).await?;
+    /// }
+    /// let newest = janus.read_history("news", HistoryQuery::latest(2).reversed()).await?;
+    /// let numbers: Vec<_> = newest.messages.iter().map(|message| message.seq()).collect();
+    /// assert_eq!((numbers, newest.more, newest.top), (vec![5, 4], true, 5));
+    /// # janus.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`HistoryError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`history`](Self::history).
+    pub async fn read_history(&self, topic: &str, query: HistoryQuery) -> Result<History, HistoryError> {
+        self.inner.shared.topics.read_history(topic, query).await
     }
 
     /// The supervision tree as it is now: as data, and with `{}` as a picture for a log or a terminal.

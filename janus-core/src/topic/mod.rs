@@ -14,6 +14,7 @@
 //! | `errands.rs` | task | topics with a message from another home than their own |
 //! | `handover.rs` | rules | nothing: where topics end, for an instance that continues their numbers |
 //! | `heir.rs` | rules | nothing: the fate of a topic whose actor crashes or cannot run |
+//! | `history.rs` | API | reading the history of a topic |
 //! | `inbox.rs` | pure | messages without a number, and the room taken by messages |
 //! | `join.rs` | rules | nothing: how a subscriber joins, and catches up |
 //! | `keys.rs` | table | the keys of publishers against repetitions |
@@ -26,7 +27,7 @@
 //! | `sequence.rs` | pure | numbers, batches, the ring, and the pass under way |
 //! | `shared.rs` | table | what this floor shares |
 //! | `state.rs` | table | a topic's inbox, sequence and roster, under one lock |
-//! | `subscriber.rs` | API | subscribers in this process, and history |
+//! | `subscriber.rs` | API | subscribers in this process |
 //! | `table.rs` | table | topics by name |
 //! | `together.rs` | rules | nothing: the locks of several topics at once |
 //! | `unused.rs` | rules | when a topic may end, and what remains of it |
@@ -52,6 +53,7 @@ mod core_lock;
 pub(crate) mod errands;
 mod handover;
 mod heir;
+pub(crate) mod history;
 mod inbox;
 mod join;
 mod keys;

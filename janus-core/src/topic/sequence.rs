@@ -20,7 +20,7 @@ use crate::ground::fault::Faults;
 #[cfg(all(test, feature = "fault-injection"))]
 use crate::ground::simulated;
 use crate::wire::classic::MessageHead;
-use crate::wire::{Epoch, Position, Publication, TopicName};
+use crate::wire::{Epoch, HistoryQuery, Position, Publication, Since, TopicName};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -115,8 +115,10 @@ pub(super) type Portion = Vec<(Arc<Batch>, Range<u64>)>;
 
 /// A part of a topic's history.
 pub(crate) struct Excerpt {
-    /// The position after the messages.
+    /// The position after the messages; for a reader of the newest first, the position of the last that was read.
     pub(crate) position: Position,
+    /// The number of the latest message.
+    pub(crate) top: u64,
     /// Whether no message is missing before `messages`.
     pub(crate) complete: bool,
     /// Whether further messages follow.
@@ -453,28 +455,44 @@ impl Sequence {
         self.ring.accounted_bytes()
     }
 
-    /// The first `limit` messages of the history after `since`, or the last `limit` of all; `None` without history. A
-    /// position of another life of the topic comes before all messages. The open batch must have been sealed.
-    pub(super) fn excerpt(&mut self, since: Option<Position>, limit: u64, tick: Tick) -> Option<Excerpt> {
+    /// The messages of the history within the query's number, in their order; `None` without history. A position of another
+    /// life of the topic comes before all messages. The open batch must have been sealed.
+    pub(super) fn excerpt(&mut self, query: HistoryQuery, tick: Tick) -> Option<Excerpt> {
         let history = self.history?;
         self.trim(tick);
-        let (kept, all) = (self.ring.first_within(&history, tick), self.next_seq);
-        let (first, complete) = match since {
-            None => (kept.max(all.saturating_sub(limit)), true),
-            Some(since) if self.leads_here(since) => {
-                let first = since.seq.saturating_add(1);
-                (first.clamp(kept, all), (kept..=all).contains(&first))
-            }
-            Some(_) => (kept, false),
+        let (kept, all, limit) = (self.ring.first_within(&history, tick), self.next_seq, query.limit as u64);
+        let (range, complete) = if query.reverse {
+            let (end, complete) = match query.since {
+                None | Some(Since::Last) => (all, true),
+                Some(Since::Start) => (kept, true),
+                Some(Since::Position(since)) if self.leads_here(since) => (since.seq.clamp(kept, all), true),
+                Some(Since::Position(_)) => (all, false),
+            };
+            (kept.max(end.saturating_sub(limit))..end, complete)
+        } else {
+            let (first, complete) = match query.since {
+                None => (kept.max(all.saturating_sub(limit)), true),
+                Some(Since::Last) => (kept.max(all.saturating_sub(1)), true),
+                Some(Since::Start) => (kept, true),
+                Some(Since::Position(since)) if self.leads_here(since) => {
+                    let first = since.seq.saturating_add(1);
+                    (first.clamp(kept, all), (kept..=all).contains(&first))
+                }
+                Some(Since::Position(_)) => (kept, false),
+            };
+            (first..first.saturating_add(limit).min(all), complete)
         };
-        let end = first.saturating_add(limit).min(all);
-        let mut messages = self.portion(first..end, usize::MAX);
+        let last = if query.reverse && !range.is_empty() { range.start } else { range.end - u64::from(!query.reverse) };
+        let last = last.min(all - 1);
+        let more = if query.reverse { range.start > kept } else { range.end < all };
+        let mut messages = self.portion(range, usize::MAX);
         let found = messages.len();
         messages.retain(|(batch, _)| !batch.is_lost());
         Some(Excerpt {
-            position: Position { epoch: self.epoch_of(end - 1), seq: end - 1 },
+            position: Position { epoch: self.epoch_of(last), seq: last },
+            top: all - 1,
             complete: complete && messages.len() == found,
-            more: end < all,
+            more,
             messages,
         })
     }
@@ -657,7 +675,8 @@ pub(super) mod tests {
         seal(&mut sequence);
         let mut read = |since: Option<u64>, limit| {
             let since = since.map(|seq| Position { epoch: EPOCH, seq });
-            let excerpt = sequence.excerpt(since, limit, Tick::new(1)).unwrap();
+            let query = HistoryQuery { since: since.map(Since::Position), ..HistoryQuery::latest(limit) };
+            let excerpt = sequence.excerpt(query, Tick::new(1)).unwrap();
             let seqs: Vec<u64> = excerpt.messages.iter().flat_map(|(_, seqs)| seqs.clone()).collect();
             (seqs, excerpt.complete, excerpt.more)
         };
@@ -665,7 +684,8 @@ pub(super) mod tests {
         assert_eq!(read(Some(3), 2), (vec![4, 5], true, true));
         assert_eq!(read(Some(1), 2), (vec![3, 4], false, true), "message 2 is no longer kept");
         assert_eq!(read(Some(10), 2), (vec![], true, false));
-        let stranger = sequence.excerpt(Some(Position { epoch: Epoch::new(8), seq: 9 }), 100, Tick::new(1)).unwrap();
+        let stranger = HistoryQuery::latest(100).since(Position { epoch: Epoch::new(8), seq: 9 });
+        let stranger = sequence.excerpt(stranger, Tick::new(1)).unwrap();
         assert_eq!((stranger.position.seq, stranger.complete), (10, false));
     }
 

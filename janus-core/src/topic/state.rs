@@ -36,7 +36,7 @@ use crate::ground::trace;
 use crate::hooks::{HookRunner, Occupancy};
 use crate::supervision::ActorRef;
 use crate::wire::classic::ErrorCode;
-use crate::wire::{Epoch, Position, TopicName};
+use crate::wire::{Epoch, HistoryQuery, Position, TopicName};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -415,7 +415,7 @@ impl TopicState {
     }
 
     /// See [`Sequence::excerpt`].
-    pub(crate) fn history(&self, since: Option<Position>, limit: usize, shared: &Topics) -> Option<Excerpt> {
+    pub(crate) fn history(&self, query: HistoryQuery, shared: &Topics) -> Option<Excerpt> {
         let mut core = self.core.lock();
         core.follow(&self.name, shared);
         if !core.sequence.has_history() {
@@ -425,7 +425,7 @@ impl TopicState {
         if !core.is_torn {
             self.seal(&mut core, shared);
         }
-        core.sequence.excerpt(since, limit as u64, shared.clock.tick())
+        core.sequence.excerpt(query, shared.clock.tick())
     }
 
     /// Takes a subscriber off the list. Returns whether no subscriber is left.

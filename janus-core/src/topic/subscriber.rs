@@ -13,7 +13,7 @@ use std::task::{self, Poll};
 use bytes::Bytes;
 use futures_util::{Stream, ready};
 use serde::de::{self, DeserializeOwned};
-use serde::ser::{self, SerializeSeq as _};
+use serde::ser;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -21,9 +21,9 @@ use crate::config::SlowConsumer;
 use crate::delivery::queue::Taken;
 use crate::delivery::{Batch, End, Slot, Subscription};
 use crate::topic::cluster::Want;
-use crate::topic::{Beginning, CatchUp, Entry, Excerpt, Hold, TopicError, TopicState, Topics, leave};
+use crate::topic::{Beginning, CatchUp, Entry, Hold, TopicError, TopicState, Topics, leave};
 use crate::wire::classic::MessageParts;
-use crate::wire::{Base64, Epoch, Position, Since, Timestamp, TopicName, json_and_base64};
+use crate::wire::{Base64, Epoch, NumberedMessage, Position, Since, Timestamp, TopicName, json_and_base64};
 
 /// How a subscriber in this process wants its messages.
 ///
@@ -153,7 +153,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn new(topic: &TopicName, batch: &Batch, seq: u64) -> Self {
+    pub(super) fn new(topic: &TopicName, batch: &Batch, seq: u64) -> Self {
         let MessageParts { timestamp, event, message_id, data } = batch.parts(seq);
         Self {
             topic: topic.clone(),
@@ -201,6 +201,28 @@ impl Delivery {
         json_and_base64(text(&self.data)).1
     }
 
+    /// Bytes of the message as JSON, nearly.
+    pub(crate) fn text_bytes(&self) -> usize {
+        /// The keys and two numbers.
+        const BESIDES: usize = 80;
+        BESIDES + self.event.len() + self.message_id.len() + self.data.len()
+    }
+
+    /// The message, to be encoded anew.
+    pub(crate) fn numbered<'a>(&'a self, topic_json: &'a str) -> NumberedMessage<'a> {
+        NumberedMessage {
+            topic: &self.topic,
+            topic_json,
+            position: self.position,
+            horizon: None,
+            timestamp: self.timestamp,
+            event: self.event(),
+            message_id: self.message_id(),
+            data: self.data(),
+            base64: self.base64(),
+        }
+    }
+
     /// Reads the data as a value.
     ///
     /// # Errors
@@ -223,7 +245,7 @@ impl Serialize for Delivery {
 
 /// The shape of a message in event streams, and without the topic in the history of the HTTP API.
 #[derive(Serialize)]
-struct MessageJson<'a> {
+pub(super) struct MessageJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a TopicName>,
     seq: u64,
@@ -238,7 +260,7 @@ struct MessageJson<'a> {
 
 impl<'a> MessageJson<'a> {
     /// Fails for text that is not JSON, which publishing does not let pass.
-    fn of<E: ser::Error>(message: &'a Delivery, topic: Option<&'a TopicName>) -> Result<Self, E> {
+    pub(super) fn of<E: ser::Error>(message: &'a Delivery, topic: Option<&'a TopicName>) -> Result<Self, E> {
         let raw = |text: &'a str| {
             serde_json::from_str(text).map_err(|error| E::custom(format_args!("a message is not valid JSON: {error}")))
         };
@@ -531,137 +553,28 @@ impl From<TopicError> for SubscribeError {
     }
 }
 
-/// Messages of a topic whose namespace keeps history.
-///
-/// Serde writes the answer of the HTTP API without its key `topic`: `epoch` and `seq` of the position, `complete`, `more`, and
-/// the messages like a [`Delivery`] without its topic.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use janus_core::{Config, Janus, Namespace};
-/// # let default_namespace = Namespace { history: true, ..Namespace::default() };
-/// # let config = Config { listen: Vec::new(), http_listen: Vec::new(), default_namespace, ..Config::default() };
-/// # let janus = Janus::builder().config(config).start().await?;
-/// let epoch = janus.publish("news", "hello").await?.epoch;
-/// let history = janus.history("news", None, 100).await?;
-/// let time = history.messages[0].timestamp.unix_millis();
-/// let json = format!(
-///     r#"{{"epoch":"{epoch}","seq":1,"complete":true,"more":false,"messages":[{{"seq":1,"time":{time},"event":"","message_id":"","data":"hello"}}]}}"#
-/// );
-/// assert_eq!(serde_json::to_string(&history)?, json);
-/// # janus.shutdown().await;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct History {
-    /// The end of these messages: a request or a subscription since this position continues right after them. The epoch
-    /// is [`Epoch::NONE`] and the number 0 if the topic does not exist.
-    #[serde(flatten)]
-    pub position: Position,
-    /// False if messages after the requested position are no longer there, or if this position belongs to another life
-    /// of the topic; then `messages` begin with the first kept message. Independent of the limit.
-    pub complete: bool,
-    /// Whether the limit has cut further messages off.
-    pub more: bool,
-    /// In the order of their numbers.
-    #[serde(serialize_with = "without_topics")]
-    pub messages: Vec<Delivery>,
-}
-
-fn without_topics<S: Serializer>(messages: &[Delivery], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut sequence = serializer.serialize_seq(Some(messages.len()))?;
-    for message in messages {
-        sequence.serialize_element(&MessageJson::of(message, None)?)?;
-    }
-    sequence.end()
-}
-
-/// Why a request for history failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HistoryError {
-    /// The topic's namespace keeps no history; set `history` for the namespace.
-    #[error("the namespace of this topic keeps no history")]
-    NotKept,
-    /// The topic's name is not allowed: the caller's mistake.
-    #[error("{0}")]
-    Invalid(String),
-    /// The cluster's engine is away, and this node does not have the topic's messages.
-    #[error("the cluster's engine cannot be reached; try again in a moment, or at another server")]
-    EngineUnavailable,
-    /// The topic would have to be made on this node of a cluster, and there are `max_topics` topics already.
-    #[error("the topic limit (max_topics) is reached")]
-    TooManyTopics,
-}
-
-/// The first `limit` messages of a topic's history after `since`, or the last `limit` of all.
-pub(crate) async fn history(
-    shared: &Topics,
-    topic: &str,
-    since: Option<Position>,
-    limit: usize,
-) -> Result<History, HistoryError> {
-    let name = TopicName::new(topic, shared.config().max_topic_bytes)
-        .map_err(|error| HistoryError::Invalid(error.to_string()))?;
-    if !shared.config().namespace(topic).history {
-        return Err(HistoryError::NotKept);
-    }
-    let topic = match shared.cluster_of(&name) {
-        Some(_) => Some(with_history(shared, &name).await?),
-        None => shared.find_or_wake(&name, None),
-    };
-    let Some(excerpt) = topic.and_then(|topic| topic.history(since, limit, shared)) else {
-        let position = Position { epoch: Epoch::NONE, seq: 0 };
-        let complete = since.is_none_or(|since| since == position);
-        return Ok(History { position, complete, more: false, messages: Vec::new() });
-    };
-    let Excerpt { position, complete, more, messages } = excerpt;
-    let messages = messages.iter().flat_map(|(batch, seqs)| seqs.clone().map(|seq| Delivery::new(&name, batch, seq)));
-    Ok(History { position, complete, more, messages: messages.collect() })
-}
-
-/// The topic of a cluster, with all messages that the engine keeps.
-async fn with_history(shared: &Topics, name: &TopicName) -> Result<Arc<TopicState>, HistoryError> {
-    loop {
-        let topic = shared.open_topic(name, None).map_err(|_| HistoryError::TooManyTopics)?;
-        let hold = Hold::new(&topic);
-        let limit = shared.config().engine_timeout;
-        match tokio::time::timeout(limit, topic.prepare(Want::History, shared)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(TopicError::Ended)) if !shared.is_draining() => {
-                shared.table.remove(&topic);
-                continue;
-            }
-            Ok(Err(_)) | Err(_) => return Err(HistoryError::EngineUnavailable),
-        }
-        drop(hold);
-        return Ok(topic);
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::config::{Config, Namespace};
+    use crate::config::Config;
     use crate::delivery::SenderPool;
     use crate::delivery::pass::Server;
     use crate::ground::figures::Via;
     use crate::ground::homes::HomeId;
+    use crate::topic::history::HistoryError;
     use crate::topic::publish::{Pending, Publisher, Reply, route};
     use crate::topic::shared::tests::with_topics;
     use crate::topic::work::Next;
-    use crate::wire::Publication;
+    use crate::wire::{HistoryQuery, Publication};
 
     fn news(topics: &Topics) -> Arc<TopicState> {
         topics.table.find("news").expect("the topic has a subscriber, or history")
     }
 
     /// Publishes this many messages, and hands them out in place of the topic's actor.
-    fn publish(topics: &Topics, messages: usize) {
+    pub(in crate::topic) fn publish(topics: &Topics, messages: usize) {
         let name = TopicName::new("news", 255).unwrap();
         let publication = Publication::of_checked(&name, "\"greeting\"", "42", "[1, 2]");
         publish_all(topics, vec![publication; messages]);
@@ -849,35 +762,9 @@ mod tests {
             for name in ["", "a\nb"] {
                 let refused = Subscriber::new(topics, name, SubscribeOptions::default()).map(drop);
                 assert!(matches!(refused, Err(SubscribeError::Invalid(_))), "{name:?}: {refused:?}");
-                assert!(
-                    matches!(history(topics, name, None, 1).now_or_never().unwrap(), Err(HistoryError::Invalid(_))),
-                    "{name:?}"
-                );
+                let history = topics.read_history(name, HistoryQuery::latest(1)).now_or_never().unwrap();
+                assert!(matches!(history, Err(HistoryError::Invalid(_))), "{name:?}");
             }
-        });
-    }
-
-    #[test]
-    fn history_is_read_a_portion_at_a_time() {
-        let default_namespace = Namespace { history: true, ..Namespace::default() };
-        with_topics(Config { default_namespace, ..Config::default() }, |topics| {
-            let nothing = history(topics, "news", None, 10).now_or_never().unwrap().unwrap();
-            assert_eq!((nothing.position.seq, nothing.complete, nothing.messages.len()), (0, true, 0));
-            publish(topics, 5);
-            let read = |since, limit| history(topics, "news", since, limit).now_or_never().unwrap().unwrap();
-            let seqs = |history: &History| history.messages.iter().map(Delivery::seq).collect::<Vec<_>>();
-            let latest = read(None, 2);
-            assert_eq!((seqs(&latest), latest.complete, latest.more), (vec![4, 5], true, false));
-            let first = read(Some(Position { seq: 0, ..latest.position }), 3);
-            assert_eq!((seqs(&first), first.complete, first.more), (vec![1, 2, 3], true, true));
-            assert_eq!(seqs(&read(Some(first.position), 3)), [4, 5]);
-        });
-    }
-
-    #[test]
-    fn a_namespace_without_history_says_so() {
-        with_topics(Config::default(), |topics| {
-            assert_eq!(history(topics, "news", None, 1).now_or_never(), Some(Err(HistoryError::NotKept)));
         });
     }
 }

@@ -148,7 +148,7 @@ struct Items<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Client,
-    /// Whose `info` is a text string with JSON.
+    /// Whose `info`, and whose parts of kept messages, are text strings with JSON.
     Server,
 }
 
@@ -188,9 +188,16 @@ impl<'a> Items<'a> {
 
     /// Appends the member with this key, whose value is the next item.
     fn put_member(&mut self, key: &str, json: &mut String, depth: usize) -> Result<(), FrameError> {
+        let is_text = self.from == Side::Server && (key == "info" || PARTS.contains(&key));
+        if is_text && key == "data" && self.kind()? == Type::Bytes {
+            let bytes = data_of_bytes(self.take("the bytes of a string", |decoder| decoder.bytes())?);
+            // Behind the `null` and its comma.
+            json.push_str(&bytes[5..]);
+            return Ok(());
+        }
         put_string(key, json);
         json.push(':');
-        if key == "info" && self.from == Side::Server && self.kind()? == Type::String {
+        if is_text && self.kind()? == Type::String {
             let at = self.decoder.position();
             match json::one_value(self.take("UTF-8", |decoder| decoder.str())?) {
                 Ok(info) => {
@@ -354,22 +361,19 @@ fn put_message(message: &NumberedMessage<'_>, out: &mut BytesMut) -> Written {
 fn put_frame(json: &str, out: &mut Encoder<Out<'_>>) -> Written {
     let members = json::members_of(json).unwrap_or_default();
     out.map(members.len() as u64)?;
-    for (key, value) in members {
-        match &*key {
-            "data_base64" => {
-                let text = json::string(value).unwrap_or_default();
-                out.str("data")?.bytes(&Base64::new(&text).map(Base64::decode).unwrap_or_default())?;
-            }
-            key if PARTS.contains(&key) => _ = out.str(key)?.str(value)?,
-            key => put_member(key, value, out)?,
-        }
-    }
-    Ok(())
+    members.into_iter().try_for_each(|(key, value)| put_member(&key, value, out))
 }
 
 fn put_member(key: &str, value: &str, out: &mut Encoder<Out<'_>>) -> Written {
-    out.str(key)?;
-    if key == "info" { out.str(value).map(|_| ()) } else { put_item(value, out) }
+    match key {
+        "data_base64" => {
+            let text = json::string(value).unwrap_or_default();
+            out.str("data")?.bytes(&Base64::new(&text).map(Base64::decode).unwrap_or_default())?;
+        }
+        key if key == "info" || PARTS.contains(&key) => _ = out.str(key)?.str(value)?,
+        key => put_item(value, out.str(key)?)?,
+    }
+    Ok(())
 }
 
 /// Appends a value.

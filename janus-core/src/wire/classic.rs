@@ -73,6 +73,7 @@ impl Codec for Classic {
             | ServerEvent::Bye(Refusal { code, message, .. }) => encode_error(out, at, code, message),
             ServerEvent::Unsubscribed { .. }
             | ServerEvent::Gap { .. }
+            | ServerEvent::History { .. }
             | ServerEvent::Presence { .. }
             | ServerEvent::Joined { .. }
             | ServerEvent::Left { .. } => {}

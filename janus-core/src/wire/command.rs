@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{FrameError, HttpRequest, Publication, Since, TopicName};
+use super::{FrameError, HistoryQuery, HttpRequest, Publication, Since, TopicName};
 
 /// The number of a request, chosen by the client and echoed in the answer; `None` if the request has none.
 pub type RequestId = Option<u64>;
@@ -58,6 +58,17 @@ pub enum Command {
     Presence {
         /// The topic.
         topic: TopicName,
+        /// Request id, echoed in the answer.
+        id: RequestId,
+    },
+    /// Asks for messages of a topic to which the client may subscribe, if the topic keeps history and lets clients read what
+    /// was before them; the answer is [`ServerEvent::History`](super::ServerEvent::History). The server has limits of its own
+    /// (`max_history_reply_messages`, `max_history_reply_bytes`).
+    History {
+        /// The topic.
+        topic: TopicName,
+        /// Which messages.
+        query: HistoryQuery,
         /// Request id, echoed in the answer.
         id: RequestId,
     },

@@ -142,6 +142,9 @@ error_codes! {
     /// The topic's namespace has no presence.
     NoPresence = "no_presence", 4421, DoNot, false;
 
+    /// The topic's namespace keeps no history, or none for clients.
+    NoHistory = "no_history", 4422, DoNot, false;
+
     /// The client has reached its limit of subscriptions.
     TooManyTopics = "too_many_topics", 4200, SlowDown, false;
     /// The server is short of memory: no further connections are accepted for now, or this connection was closed
@@ -161,7 +164,7 @@ impl ErrorCode {
         match self {
             Self::Unauthorized | Self::TokenExpired => 401,
             Self::PublishNotAllowed | Self::Forbidden | Self::Banned => 403,
-            Self::NoPresence => 404,
+            Self::NoPresence | Self::NoHistory => 404,
             Self::FrameTimeout => 408,
             Self::SessionTaken | Self::AlreadySubscribed | Self::ConnectionReplaced => 409,
             Self::FrameTooLarge => 413,

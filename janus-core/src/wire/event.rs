@@ -147,6 +147,24 @@ pub enum ServerEvent<'a> {
         /// These users.
         members: &'a [Member],
     },
+    /// The answer to [`Command::History`](super::Command::History).
+    History {
+        /// The request.
+        id: RequestId,
+        /// The topic.
+        topic: &'a TopicName,
+        /// The end of these messages; with the newest first, the place before which the next part begins. The number is 0 if the
+        /// topic does not exist.
+        position: Position,
+        /// The number of the topic's latest message.
+        top: u64,
+        /// Whether nothing is missing between the place asked for and the first of these messages.
+        complete: bool,
+        /// Whether a limit has cut further messages off.
+        more: bool,
+        /// In the order of their numbers, or the newest first.
+        messages: &'a [NumberedMessage<'a>],
+    },
     /// A request was refused; the connection continues.
     Error {
         /// The request, if it is known and had a number.

@@ -16,6 +16,7 @@
 //! | `sse.rs` | pure: a codec | server-sent events |
 //! | `http.rs` | pure: a codec | the HTTP port: the head of a request, and what the connection becomes; its parts are in `http/` |
 //! | `origins.rs` | pure: a rule | the origins whose pages may connect |
+//! | `history.rs` | pure: a value | [`HistoryQuery`], a request for a part of a topic's history |
 //! | `http_request.rs` | pure: a value | [`HttpRequest`], the parsed head of a request |
 //! | `forwarded.rs` | pure: a reader | [`ForwardedClient`], a client behind proxies that speak HTTP |
 //! | `proxy_header.rs` | pure: a reader | [`ProxyHeader`], a client behind a proxy that speaks the PROXY protocol |
@@ -48,6 +49,7 @@ mod delimited;
 mod error;
 mod event;
 mod forwarded;
+mod history;
 mod http;
 mod http_request;
 mod idempotency;
@@ -79,6 +81,7 @@ pub use delimited::Delimited;
 pub use error::{ErrorClass, ErrorCode, FrameError};
 pub use event::{NumberedMessage, Refusal, ServerEvent};
 pub use forwarded::{ForwardedClient, ForwardedHeader};
+pub use history::HistoryQuery;
 pub use http::{BodyReader, HttpError, HttpPort, PathPattern, PathPatternError, PublishQuery, PublishRoute};
 pub use http_request::HttpRequest;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
@@ -98,4 +101,4 @@ pub use websocket::WebSocket;
 /// For answers of routes.
 pub(crate) use http::{date as http_date, reason_phrase};
 /// For stored messages in their classic form.
-pub(crate) use publication::{Handling, data_of_bytes, json_and_base64, put_decimal, put_json_string};
+pub(crate) use publication::{Handling, data_of_bytes, json_and_base64, json_string, put_decimal, put_json_string};

@@ -38,6 +38,20 @@ impl<'o, B: BufMut> Object<'o, B> {
         self
     }
 
+    /// A list, each item written by `put`.
+    pub(super) fn list<T>(mut self, key: &str, items: &[T], put: impl Fn(&T, &mut B)) -> Self {
+        self.key(key);
+        self.out.put_u8(b'[');
+        for (place, item) in items.iter().enumerate() {
+            if place > 0 {
+                self.out.put_u8(b',');
+            }
+            put(item, self.out);
+        }
+        self.out.put_u8(b']');
+        self
+    }
+
     pub(super) fn number(mut self, key: &str, number: u64) -> Self {
         self.key(key);
         put_decimal(self.out, number);

@@ -351,6 +351,13 @@ pub(crate) fn put_json_string(out: &mut impl BufMut, text: &str) {
     }
 }
 
+/// A text as a JSON string.
+pub(crate) fn json_string(text: &str) -> String {
+    let mut json = Vec::with_capacity(text.len() + 2);
+    put_json_string(&mut json, text);
+    String::from_utf8(json).expect("JSON is text")
+}
+
 /// Writes a number without the machinery of `fmt`, whose cost would be noticeable for each message.
 pub(crate) fn put_decimal(out: &mut impl BufMut, number: impl Into<u64>) {
     let mut number = number.into();

@@ -286,6 +286,7 @@ impl Sse {
             | ServerEvent::Refreshed { .. }
             | ServerEvent::Unsubscribed { .. }
             | ServerEvent::Published { .. }
+            | ServerEvent::History { .. }
             | ServerEvent::Attached { .. } => {}
         }
     }

@@ -14,8 +14,8 @@ use super::object::Object;
 use super::publication::{Handling, put_decimal, put_event_id_and_payload};
 use super::request::{self, Batch, RawPublication, bad_json, duplicate_key, topic_must_be_a_string};
 use super::{
-    Base64, ClientId, ClientIdError, Command, Credentials, ErrorCode, FrameError, IdempotencyKey, IdempotencyKeyError,
-    Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
+    Base64, ClientId, ClientIdError, Command, Credentials, ErrorCode, FrameError, HistoryQuery, IdempotencyKey,
+    IdempotencyKeyError, Limits, NumberedMessage, Open, Position, Refusal, RequestId, ServerEvent, Since, TopicName,
 };
 
 pub mod client;
@@ -253,6 +253,9 @@ impl<'a> Fields<'a> {
                 presence: wants_presence(text)?,
             },
             Some("presence") => Command::Presence { id: self.id()?, topic: self.topic(limits)? },
+            Some("history") => {
+                Command::History { id: self.id()?, topic: self.topic(limits)?, query: self.history(text)? }
+            }
             Some("unsubscribe") => Command::Unsubscribe { id: self.id()?, topic: self.topic(limits)? },
             Some("publish") => {
                 let RawPublication { data, base64, .. } = self.publication;
@@ -323,6 +326,34 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Messages in an answer, unless the client gives a limit.
+const HISTORY_LIMIT: usize = 100;
+
+impl Fields<'_> {
+    /// What a client wants of a history. Read by itself, because publications need no further keys.
+    fn history(&self, text: &str) -> Result<HistoryQuery, FrameError> {
+        const KEYS: [&str; 2] = ["limit", "reverse"];
+        let bad = |message| FrameError::new(ErrorCode::BadRequest, message);
+        let Members { values: [limit, reverse], twice } = json::members(text, KEYS).map_err(bad_json)?;
+        if let Some(key) = first_of(twice, KEYS) {
+            return Err(duplicate_key(key));
+        }
+        let limit = match limit.filter(|raw| *raw != "null") {
+            None => HISTORY_LIMIT,
+            Some(raw) => match raw.parse() {
+                Ok(limit @ 1_u64..=MAX_REQUEST_ID) => usize::try_from(limit).unwrap_or(usize::MAX),
+                _ => return Err(bad("\"limit\" must be a whole number from 1: the number of messages")),
+            },
+        };
+        let reverse = match reverse {
+            None | Some("null" | "false") => false,
+            Some("true") => true,
+            Some(_) => return Err(bad("\"reverse\" must be true or false")),
+        };
+        Ok(HistoryQuery { since: self.since()?, reverse, ..HistoryQuery::latest(limit) })
+    }
+}
+
 /// Whether a subscribe asks for presence. Read by itself, because publications need no further key.
 fn wants_presence(text: &str) -> Result<bool, FrameError> {
     const KEY: [&str; 1] = ["presence"];
@@ -346,7 +377,7 @@ fn unknown_type() -> FrameError {
     FrameError::new(
         ErrorCode::UnknownAction,
         "unknown or missing \"type\": expected \"subscribe\", \"unsubscribe\", \"publish\", \"presence\", \
-         \"refresh\", \"ping\" or \"pong\"",
+         \"history\", \"refresh\", \"ping\" or \"pong\"",
     )
 }
 
@@ -427,6 +458,11 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
                 frame(out, told.kind).id(told.id).presence(&told).end();
             }
         }
+        ServerEvent::History { id, topic, position, top, complete, more, messages } => {
+            let frame = frame(out, "history").id(id).text("topic", topic.as_str()).position(position);
+            let frame = frame.raw("complete", bool_text(complete)).raw("more", bool_text(more)).number("top", top);
+            frame.list("messages", messages, put_kept).end();
+        }
         ServerEvent::AlreadySubscribed { id, topic } => {
             let message = "already subscribed to this topic; nothing has changed";
             frame(out, "error")
@@ -466,6 +502,17 @@ fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {
     out.put_slice(b"{\"type\":\"message\",\"topic\":");
     out.put_slice(topic_json.as_bytes());
     out.put_slice(b",\"seq\":");
+    put_decimal(out, position.seq);
+    out.put_slice(b",\"time\":");
+    put_decimal(out, timestamp.unix_millis());
+    put_event_id_and_payload(out, event, message_id, data, base64);
+    out.put_u8(b'}');
+}
+
+/// Appends a message of a history, which has the topic and the epoch of the frame around it.
+fn put_kept(message: &NumberedMessage<'_>, out: &mut impl BufMut) {
+    let NumberedMessage { position, timestamp, event, message_id, data, base64, .. } = *message;
+    out.put_slice(b"{\"seq\":");
     put_decimal(out, position.seq);
     out.put_slice(b",\"time\":");
     put_decimal(out, timestamp.unix_millis());

@@ -134,7 +134,11 @@ fn understand(text: &str) -> Seen {
         Frame::Gap { from, to, .. } => Seen::Gap { from, to },
         Frame::Error { error, .. } => Seen::Error { code: error.into_owned() },
         Frame::Bye { error, .. } => Seen::Bye { code: error.into_owned() },
-        Frame::Unsubscribed { .. } | Frame::Published { .. } | Frame::Refreshed { .. } | Frame::Pong => Seen::Other,
+        Frame::Unsubscribed { .. }
+        | Frame::Published { .. }
+        | Frame::Refreshed { .. }
+        | Frame::History { .. }
+        | Frame::Pong => Seen::Other,
         Frame::Unknown(text) => Seen::Unknown(text.to_owned()),
     }
 }

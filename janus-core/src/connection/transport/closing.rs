@@ -145,7 +145,9 @@ impl Transport {
             Step::Offering(offering) => *offering,
             Step::Slowed(slowed) => match slowed.then {
                 Then::Publish(offering) => *offering,
-                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) | Then::Presence(..) => return,
+                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) | Then::Presence(..) | Then::History(_) => {
+                    return;
+                }
             },
             _ => return,
         };

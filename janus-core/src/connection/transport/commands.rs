@@ -3,6 +3,7 @@
 use std::io;
 
 use super::beginning::Preface;
+use super::history::Reading;
 use super::identity::Renewal;
 use super::pacing::Then;
 use super::presence::Question;
@@ -82,6 +83,9 @@ impl Transport {
                 self.at_subscribe_rate(Then::Subscribe(Box::new(asking)));
             }
             Command::Unsubscribe { topic: name, id } => self.at_subscribe_rate(Then::Unsubscribe(name, id)),
+            Command::History { topic, query, id } => {
+                self.at_subscribe_rate(Then::History(Box::new(Reading { topic, query, id })));
+            }
             Command::Presence { topic, id } => self.at_subscribe_rate(Then::Presence(topic, id)),
             Command::Publish { topic, publication, ack, id } => {
                 let reply = Reply::connection(self.owed(&topic), ack, id);
@@ -163,6 +167,11 @@ impl Transport {
             Outcome::Shown(Question { topic, id }, Err(Refused { code, message, .. })) => {
                 self.answer_error(FrameError::new(code, message).with_id(id).with_topic(&topic));
             }
+            Outcome::MayRead(reading, Ok(())) => self.read_history(reading),
+            Outcome::MayRead(reading, Err(Refused { code, message, .. })) => {
+                self.answer_error(FrameError::new(code, message).with_id(reading.id).with_topic(&reading.topic));
+            }
+            Outcome::HasRead(reading, history) => self.tell_history(&reading, history),
             Outcome::Prepared(prepared) => self.resume(*prepared),
             Outcome::Found(asking, Ok(topic)) => self.go_on(*asking, &topic),
             Outcome::Found(asking, Err(error)) => self.answer_error(refused(error, asking.id, &asking.name)),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::history::Reading;
 use super::presence::Question;
 use super::publishing::Offering;
 use super::subscribing::Asking;
@@ -63,6 +64,7 @@ pub(super) enum Then {
     Subscribe(Box<Asking>),
     Unsubscribe(TopicName, RequestId),
     Presence(TopicName, RequestId),
+    History(Box<Reading>),
 }
 
 impl Pace {
@@ -108,7 +110,7 @@ impl Transport {
         count(self.pace.further.get_or_insert_default().bucket(number, now), rate, now)
     }
 
-    /// Subscribes, unsubscribes, or answers who is subscribed, once there is room.
+    /// Subscribes, unsubscribes, or answers about a topic, once there is room.
     pub(super) fn at_subscribe_rate(&mut self, then: Then) {
         let rate = self.shared.rates().subscribes;
         match rate.and_then(|rate| count(&mut self.pace.subscribes, rate, Instant::now())) {
@@ -195,6 +197,7 @@ impl Transport {
             Then::Subscribe(asking) => self.ask_to_subscribe(asking),
             Then::Unsubscribe(topic, id) => self.unsubscribe_and_answer(&topic, id),
             Then::Presence(topic, id) => self.ask_for_presence(Question { topic, id }),
+            Then::History(reading) => self.ask_for_history(reading),
         }
     }
 }

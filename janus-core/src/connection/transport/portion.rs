@@ -38,6 +38,7 @@ impl Portion {
                 Command::Subscribe { .. }
                 | Command::Unsubscribe { .. }
                 | Command::Presence { .. }
+                | Command::History { .. }
                 | Command::Attach { .. }
                 | Command::Authenticate { .. }
                 | Command::Refresh { .. },

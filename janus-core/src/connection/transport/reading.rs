@@ -171,7 +171,7 @@ impl Transport {
             Step::Offering(offering) => waiting(offering),
             Step::Slowed(slowed) => match &slowed.then {
                 Then::Publish(offering) => waiting(offering),
-                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) | Then::Presence(..) => 0,
+                Then::Read | Then::Subscribe(_) | Then::Unsubscribe(..) | Then::Presence(..) | Then::History(_) => 0,
             },
             Step::Permitting(permitting) => permitting.pending.accounted_bytes(),
             Step::Waiting(waiting) => waiting.held,

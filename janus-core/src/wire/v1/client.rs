@@ -10,7 +10,7 @@ use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
 use crate::wire::base64::put_base64;
-use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
+use crate::wire::{Base64, ClientId, Epoch, HistoryQuery, IdempotencyKey, Limits, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -31,16 +31,33 @@ pub fn hello(session: Option<&str>, auth: Option<&str>) -> String {
 /// Subscribes to a topic, from now on or from after a position.
 #[must_use]
 pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
-    build("subscribe", |frame| {
-        let frame = frame.id(id).text("topic", topic);
-        match since {
-            Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
-            Some(Since::Position(Position { epoch, seq })) => {
-                frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
-            }
-            None => frame,
-        }
+    build("subscribe", |frame| with_since(frame.id(id).text("topic", topic), since))
+}
+
+/// Asks for messages of a topic's history; answered with [`ServerFrame::History`].
+///
+/// ```
+/// use janus_core::wire::{HistoryQuery, Since, v1::client};
+///
+/// let frame = client::history(Some(1), "news", HistoryQuery::latest(10).since(Since::Start));
+/// assert_eq!(frame, r#"{"type":"history","id":1,"topic":"news","since":"start","limit":10}"#);
+/// ```
+#[must_use]
+pub fn history(id: RequestId, topic: &str, query: HistoryQuery) -> String {
+    build("history", |frame| {
+        let frame = with_since(frame.id(id).text("topic", topic), query.since).number("limit", query.limit as u64);
+        if query.reverse { frame.raw("reverse", "true") } else { frame }
     })
+}
+
+fn with_since(frame: Object<'_, Vec<u8>>, since: Option<Since>) -> Object<'_, Vec<u8>> {
+    match since {
+        Some(since @ (Since::Start | Since::Last)) => frame.text("since", since.word().unwrap_or_default()),
+        Some(Since::Position(Position { epoch, seq })) => {
+            frame.raw("since", &format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq}}}"))
+        }
+        None => frame,
+    }
 }
 
 /// Ends a subscription.
@@ -205,6 +222,23 @@ pub enum ServerFrame<'a> {
         /// The number of the last lost message.
         to: u64,
     },
+    /// A part of a topic's history.
+    History {
+        /// The request.
+        id: RequestId,
+        /// The topic.
+        topic: Cow<'a, str>,
+        /// The end of these messages, as `since` for the next part.
+        position: Position,
+        /// Whether nothing is missing before the first of the messages.
+        complete: bool,
+        /// Whether a limit has cut further messages off.
+        more: bool,
+        /// The number of the topic's latest message.
+        top: u64,
+        /// The messages, a JSON list; see [`kept_messages`].
+        messages: &'a str,
+    },
     /// A request was refused.
     Error {
         /// The request, if known.
@@ -286,6 +320,19 @@ impl<'a> ServerFrame<'a> {
                 Self::Published { id, topic: topic??, position: position()?, subscribers: subscribers?.parse().ok()? }
             }
             "gap" => Self::Gap { topic: topic??, epoch: epoch?, from: from?.parse().ok()?, to: to?.parse().ok()? },
+            "history" => {
+                let [complete, more, top, messages] =
+                    json::members(text, ["complete", "more", "top", "messages"]).ok()?.values;
+                Self::History {
+                    id,
+                    topic: topic??,
+                    position: position()?,
+                    complete: complete? == "true",
+                    more: more? == "true",
+                    top: top?.parse().ok()?,
+                    messages: messages?,
+                }
+            }
             "pong" => Self::Pong,
             "welcome" => Self::welcome(text, resumed?)?,
             "error" => {
@@ -319,6 +366,49 @@ impl<'a> ServerFrame<'a> {
         let expires = expires(text)?;
         Some(Self::Welcome { session: json::string(session?)?, client, resumed, limits, heartbeat, expires })
     }
+}
+
+/// A message of a [history](ServerFrame::History).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptMessage<'a> {
+    /// The message's number.
+    pub seq: u64,
+    /// When the message was numbered, since 1970.
+    pub time: Duration,
+    /// JSON text.
+    pub event: &'a str,
+    /// JSON text.
+    pub message_id: &'a str,
+    /// JSON text; `null` if the payload is bytes.
+    pub data: &'a str,
+    /// The payload, if it is bytes.
+    pub base64: Option<Base64<'a>>,
+}
+
+/// Reads the list of messages in a [history](ServerFrame::History); `None` for another text.
+///
+/// ```
+/// use janus_core::wire::v1::client::kept_messages;
+///
+/// let messages = kept_messages(r#"[{"seq":7,"time":0,"event":"","message_id":"","data":[1.50]}]"#).unwrap();
+/// assert_eq!((messages[0].seq, messages[0].data), (7, "[1.50]"));
+/// ```
+#[must_use]
+pub fn kept_messages(list: &str) -> Option<Vec<KeptMessage<'_>>> {
+    let message = |text| {
+        let keys = ["seq", "time", "event", "message_id", "data", "data_base64"];
+        let [seq, time, event, message_id, data, base64] = json::members(text, keys).ok()?.values;
+        Some(KeptMessage {
+            seq: seq?.parse().ok()?,
+            time: Duration::from_millis(time?.parse().ok()?),
+            event: event?,
+            message_id: message_id?,
+            data: data.or_else(|| base64.map(|_| "null"))?,
+            base64: base64.map(Base64::of_json).transpose().ok()?,
+        })
+    };
+    json::items_of(list).ok()?.into_iter().map(message).collect()
 }
 
 /// The time in `expires_ms`, if there is the key; the outer `None` for a value that is no number.

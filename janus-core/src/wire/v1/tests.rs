@@ -134,6 +134,48 @@ mod requests {
     }
 
     #[test]
+    fn a_client_asks_for_history_with_a_place_a_limit_and_an_order() {
+        let query = |more: &str| match decoded(&format!(r#"{{"type":"history","id":4,"topic":"t"{more}}}"#)) {
+            Ok(Command::History { query, id: Some(4), .. }) => query,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(query(""), HistoryQuery::latest(100));
+        assert_eq!(query(r#","limit":null,"reverse":null,"since":null"#), HistoryQuery::latest(100));
+        assert_eq!(query(r#","since":"start","limit":7"#), HistoryQuery::latest(7).since(Since::Start));
+        let position = Position { epoch: Epoch::new(0xab), seq: 3 };
+        assert_eq!(
+            query(r#","since":{"epoch":"00000000000000ab","seq":3},"reverse":true"#),
+            HistoryQuery::latest(100).since(position).reversed()
+        );
+        for (more, code) in [
+            (r#","limit":0"#, ErrorCode::BadRequest),
+            (r#","limit":-1"#, ErrorCode::BadRequest),
+            (r#","limit":1.5"#, ErrorCode::BadRequest),
+            (r#","limit":"1""#, ErrorCode::BadRequest),
+            (r#","reverse":1"#, ErrorCode::BadRequest),
+            (r#","since":7"#, ErrorCode::BadRequest),
+            (r#","limit":1,"limit":2"#, ErrorCode::DuplicateKey),
+            (r#","topic":"u""#, ErrorCode::DuplicateKey),
+        ] {
+            assert_eq!(
+                refused(&format!(r#"{{"type":"history","id":4,"topic":"t"{more}}}"#)),
+                (code, Some(4)),
+                "{more}"
+            );
+        }
+        let limit = 1 << 40;
+        for query in
+            [HistoryQuery::latest(limit).reversed().since(position), HistoryQuery::latest(1).since(Since::Last)]
+        {
+            let id = Some(9);
+            assert_eq!(
+                decoded(&client::history(id, "t", query)),
+                Ok(Command::History { topic: topic("t"), query, id })
+            );
+        }
+    }
+
+    #[test]
     fn subscribe_and_unsubscribe_name_a_topic() {
         assert_eq!(
             decoded(&client::subscribe(Some(7), "caf\u{e9} \"x\"", None)),
@@ -591,6 +633,52 @@ mod events {
         ] {
             assert_eq!(of(event), expected);
         }
+    }
+
+    #[test]
+    fn a_history_has_its_messages_with_the_publishers_text() {
+        let (topic, publication) = (topic("t"), topic("t"));
+        let message = |seq, data| NumberedMessage {
+            topic: &publication,
+            topic_json: "\"t\"",
+            position: Position { epoch: EPOCH, seq },
+            horizon: None,
+            timestamp: Timestamp::from_unix(Duration::from_millis(5)),
+            event: "\"e\"",
+            message_id: "1.0",
+            data,
+            base64: None,
+        };
+        let bytes = NumberedMessage { base64: Some(Base64::new("AP8=").unwrap()), ..message(8, "null") };
+        let event = ServerEvent::History {
+            id: Some(3),
+            topic: &topic,
+            position: Position { epoch: EPOCH, seq: 8 },
+            top: 9,
+            complete: true,
+            more: true,
+            messages: &[message(7, "[1.50]"), bytes],
+        };
+        let mut out = BytesMut::new();
+        encode(&event, &mut out);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let expected = concat!(
+            r#"{"type":"history","id":3,"topic":"t","epoch":"EPOCH","seq":8,"complete":true,"more":true,"top":9,"#,
+            r#""messages":[{"seq":7,"time":5,"event":"e","message_id":1.0,"data":[1.50]},"#,
+            r#"{"seq":8,"time":5,"event":"e","message_id":1.0,"data_base64":"AP8="}]}"#,
+        );
+        assert_eq!(text, expected.replace("EPOCH", &EPOCH.to_string()));
+        let ServerFrame::History { id, position, complete, more, top, messages, .. } = ServerFrame::parse(&text) else {
+            panic!("{text}")
+        };
+        assert_eq!((id, position.seq, complete, more, top), (Some(3), 8, true, true, 9));
+        let messages = client::kept_messages(messages).unwrap();
+        assert_eq!((messages[0].data, messages[1].base64.map(Base64::as_str)), ("[1.50]", Some("AP8=")));
+        // In binary, bytes are bytes, and nothing of the publisher's is encoded anew.
+        let mut binary = BytesMut::new();
+        crate::wire::cbor::encode(&event, &mut binary);
+        assert!(binary.windows(2).any(|window| window == b"\x00\xff"), "{binary:02x?}");
+        assert_eq!(crate::wire::cbor::client::json(&binary).unwrap(), text);
     }
 
     #[test]
