@@ -184,10 +184,14 @@ export class Janus {
     const socket = new WebSocket(url, "janus.v1.json");
     socket.onopen = this.#ifCurrent(() => this.#use(socket));
     // A failed probe leaves the event stream as it is.
-    socket.onclose = this.#ifCurrent(({ code, reason }) => this.#attempt._abort || this.#lost(lost(reason, code)));
-    // A library of Node throws an error that has no handler. A close follows in either case.
-    socket.onerror = () => {};
+    this.#onEnd(socket, (error) => this.#attempt._abort || this.#lost(error));
     return socket;
+  }
+
+  /** Node tells a failed opening by an error alone, and a library of Node throws errors without a handler. */
+  #onEnd(socket, act) {
+    const ended = this.#ifCurrent(({ code, reason, message }) => act(lost(reason || message, code)));
+    Object.assign(socket, { onclose: ended, onerror: ended });
   }
 
   /** Says hello over an open socket, which replaces an event stream. */
@@ -199,7 +203,7 @@ export class Janus {
       this.#attempt = { auth, socket };
       this.#isBlocked = false;
       this.#expectAnswer();
-      socket.onclose = this.#ifCurrent(({ code, reason }) => this.#lost(lost(reason, code)));
+      this.#onEnd(socket, (error) => this.#lost(error));
     }
     socket.onmessage = this.#ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
     this.#socket = socket;

@@ -169,6 +169,15 @@ await run({
     equal([sockets.length, streams.length], [2, 1]);
   },
 
+  "an opening that fails by an error alone is a failed opening": () => {
+    const { heard } = client();
+    last().onerror({ message: "refused" });
+    equal([heard.at(-1)[0], heard.at(-1)[1].error.message], ["waiting", "refused"]);
+    last().drops();
+    pass(1_000);
+    equal(sockets.length, 2);
+  },
+
   "without topics, or without an address for streams, only WebSockets are tried": async () => {
     for (const options of [{ events: null }, EVENTS]) {
       const { subscription } = client(options);

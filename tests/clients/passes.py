@@ -3,7 +3,7 @@
 
 A client is a program that takes commands and reports everything that a user would see (program.py has the list), so that
 the same tests run with each client. docs/CLIENTS.md is the table of these tests; `Table` holds the page against the tests.
-`OfPython` has the tests of `janus.py` alone. tests/clients/run.sh installs the libraries of the programs.
+`OfPython` and `OfJavaScript` have the tests of one client alone. tests/clients/run.sh installs the libraries of the programs.
 """
 
 import asyncio
@@ -53,13 +53,13 @@ def until(what, condition):
         time.sleep(0.01)
 
 
-def token(seconds, topics=("news",)):
-    """A token that may subscribe and publish to these topics until then."""
+def token(seconds, topics=("news",), user="alice"):
+    """A token of a user that may subscribe and publish to these topics until then."""
     def part(value):
         return base64.urlsafe_b64encode(value).rstrip(b"=")
 
     grants = {"subscribe": topics, "publish": topics}
-    claims = {"sub": "alice", "exp": int(time.time()) + seconds, "janus": grants, "jti": os.urandom(4).hex()}
+    claims = {"sub": user, "exp": int(time.time()) + seconds, "janus": grants, "jti": os.urandom(4).hex()}
     signed = b".".join(part(json.dumps(value).encode()) for value in ({"alg": "HS256", "typ": "JWT"}, claims))
     return (signed + b"." + part(hmac.digest(SECRET, signed, hashlib.sha256))).decode()
 
@@ -335,13 +335,13 @@ class Passes:
         self.assertNotIn(["gap", "news", None, None], client.of("gap"))
         self.assertEqual([other["connection"] for other in self.connections()], [connection["connection"]])
 
-    def tokens(self, grace):
+    def tokens(self, grace, settings=None):
         """Starts a server that demands tokens."""
         folder = self.folder()
         keys = Path(folder, "keys")
         keys.touch(mode=0o600)
         keys.write_text(f"HS256 {base64.b64encode(SECRET).decode()}\n")
-        self.serve({"token-keys": str(keys), "token-grace": grace})
+        self.serve({"token-keys": str(keys), "token-grace": grace, **(settings or {})})
 
     def test_a_token_is_renewed_over_the_open_connection(self):
         self.tokens("1 s")
@@ -379,8 +379,158 @@ class Passes:
         self.assertEqual(len(self.network.opened), 2)
 
 
+    def test_the_members_of_a_topic_are_told_and_listed(self):
+        self.tokens("0 s", {"presence": "members", "presence-linger": "0 s"})
+
+        def client(user):
+            client = self.client("token")
+            client.wait_for(1, "token")
+            client.tell("token", token(60, user=user))
+            return client
+
+        alice, bob = client("alice"), client("bob")
+        alice.tell("subscribe", "news", None, True)
+        alice.wait("the list", lambda: ["presence", "news", "presence", 1, ["alice"]] in alice.reports)
+        bob.subscribe()
+        alice.wait("bob comes", lambda: ["presence", "news", "joined", 2, ["alice", "bob"]] in alice.reports)
+        bob.tell("members", "news")
+        bob.wait("the answer", lambda: ["members", "news", 2, ["alice", "bob"]] in bob.reports)
+        # The list is right after a lost connection as well.
+        self.network.cut()
+        self.network.open()
+        bob.end()
+        alice.wait("the list without bob", lambda: alice.of("presence")[-1][3:] == [1, ["alice"]] and len(alice.of("subscribed")) == 2)
+
+    def test_the_history_is_read_in_parts(self):
+        self.serve({"history": "true"})
+        client = self.client()
+        self.publish(range(1, 6))
+        client.tell("history", "news", None, 2, True)
+        client.wait_for(1, "history")
+        _, position, complete, more, messages = client.of("history")[0]
+        self.assertEqual((complete, more, messages), (True, True, [[5, 5], [4, 4]]))
+        client.tell("history", "news", position, 2, True)
+        client.wait_for(2, "history")
+        self.assertEqual(client.of("history")[1][4], [[3, 3], [2, 2]])
+        client.tell("history", "news", "start", 100, None)
+        client.wait_for(3, "history")
+        _, position, complete, more, messages = client.of("history")[2]
+        self.assertEqual((complete, more, messages), (True, False, [[number, number] for number in range(1, 6)]))
+        # What is new continues after the history without a hole.
+        self.publish([6])
+        client.subscribe(since=position)
+        self.publish([7])
+        client.wait_for(2, "message")
+        self.assertEqual(client.data(), [6, 7])
+        self.assertEqual(client.of("gap", "failed"), [])
+
+    def test_a_topic_without_history_has_none_to_read(self):
+        self.serve()
+        client = self.client()
+        client.tell("history", "news", None, 2, None)
+        client.wait_for(1, "failed")
+        self.assertEqual(client.of("failed"), [["failed", "news", "no_history"]])
+
+    def test_bytes_come_as_they_were_published(self):
+        self.serve({"history": "true"})
+        client = self.client()
+        client.subscribe()
+        text = base64.b64encode(bytes(range(256))).decode()
+        client.tell("bytes", 0, "news", text)
+        client.wait_for(1, "message")
+        client.tell("bytes", 1, "news", "")
+        client.wait_for(2, "message")
+        self.assertEqual(client.data(), [text, ""])
+        client.tell("history", "news", None, 1, True)
+        client.wait_for(1, "history")
+        self.assertEqual(client.of("history")[0][4], [[2, ""]])
+
+
 class JanusJs(Passes, unittest.TestCase):
     command = ["node", str(TARGET / "program.mjs")]
+
+
+class OfJavaScript(Passes, unittest.TestCase):
+    """What the JavaScript client alone has, in Node."""
+
+    command = JanusJs.command
+
+    def test_the_quick_start_works(self):
+        self.serve()
+        text = (ROOT / "janus-js" / "README.md").read_text()
+        start = text.split("```js\n")[1].split("```")[0]
+        self.assertLessEqual(len(start.splitlines()), 15)
+        self.assertIn("ws://localhost:8080/ws", start)
+        # Node 22 has the class.
+        program = 'import { WebSocket } from "ws";\nglobalThis.WebSocket ??= WebSocket;\n' + start.replace("ws://localhost:8080/ws", self.url(self.network))
+        file = TARGET / "quick-start.mjs"
+        file.write_text(program)
+        process = subprocess.Popen(["node", str(file)], text=True, stdout=subprocess.PIPE)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        with process.stdout:
+            lines = {process.stdout.readline() for _ in range(2)}
+            self.assertEqual(lines, {"1 { headline: 'It works' }\n", "number 1 for 1 subscriber\n"})
+            self.publish([7])
+            self.assertEqual(process.stdout.readline(), "2 7\n")
+
+    def test_the_websocket_of_node_serves_as_well(self):
+        if subprocess.run(["node", "-p", "typeof WebSocket"], capture_output=True, text=True, check=True).stdout != "function\n":
+            self.skipTest("this Node has no WebSocket")
+        self.serve()
+        client = self.client("native")
+        client.subscribe()
+        self.network.cut()
+        self.publish(range(5))
+        self.network.open()
+        client.wait_for(5, "message")
+        self.assertEqual(client.data(), list(range(5)))
+        self.assertEqual(client.of("gap", "failed"), [])
+
+    def test_without_websockets_event_streams_miss_nothing(self):
+        self.serve({"resume-messages": "1000"})
+        client = self.client("blocked")
+        client.subscribe()
+        client.tell("subscribe", "other", None)
+        client.wait_for(2, "subscribed")
+        for first in range(0, 90, 30):
+            self.publish(range(first, first + 10))
+            self.network.cut()
+            self.publish(range(first + 10, first + 20))
+            self.network.open()
+            self.publish(range(first + 20, first + 30))
+            client.wait_for(first + 30, "message")
+        self.assertEqual(client.data(), list(range(90)))
+        client.tell("publish", 1, "news", 1)
+        client.wait_for(1, "refused")
+        self.assertEqual(client.of("refused", "gap", "failed"), [["refused", 1, "needs_websocket"]])
+
+    def test_without_websockets_a_crash_of_the_server_is_told_as_a_gap(self):
+        self.serve()
+        client = self.client("blocked")
+        client.subscribe()
+        self.publish(range(3))
+        client.wait_for(3, "message")
+        self.server.end(signal.SIGKILL)
+        self.server.wait()
+        self.server.start()
+        client.wait_for(1, "gap")
+        self.publish(range(3, 6))
+        client.wait_for(6, "message")
+        self.assertEqual(client.of("gap"), [["gap", "news", None, None]])
+
+    def test_without_websockets_a_token_is_shown_and_replaced_when_it_has_expired(self):
+        self.tokens("0 s", {"resume-messages": "1000"})
+        client = self.client("blocked", "token")
+        client.wait_for(1, "token")
+        client.tell("token", token(3))
+        client.subscribe()
+        client.wait_for(2, "token")
+        self.publish(range(3))
+        client.tell("token", token(60))
+        client.wait_for(3, "message")
+        self.assertEqual(client.data(), list(range(3)))
+        self.assertEqual(client.of("gap", "failed"), [])
 
 
 class JanusPy(Passes, unittest.TestCase):
@@ -436,6 +586,7 @@ class OfPython(Passes, unittest.IsolatedAsyncioTestCase):
         self.serve()
         text = (ROOT / "docs" / "CLIENTS.md").read_text()
         example = text.split("```python\n")[1].split("```")[0]
+        self.assertLessEqual(len(example.splitlines()), 15)
         self.assertIn("ws://localhost:8080/ws", example)
         process = subprocess.Popen([sys.executable, "-Bu", "-c", example.replace("ws://localhost:8080/ws", self.url(self.network))], text=True,
                                    stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "examples" / "python")})
@@ -654,10 +805,10 @@ class Table(unittest.TestCase):
     def test_each_client_has_a_test_of_each_row(self):
         text = (ROOT / "docs" / "CLIENTS.md").read_text()
         head, _, *rows = text[text.index("| row |"):].split("\n\n")[0].splitlines()
-        self.assertEqual(head, "| row | `janus.js` | `janus.py` |")
+        self.assertEqual(head, "| row | `janus-client` | `janus.py` |")
         rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
         found = [row[0].split(":")[0] for row in rows]
-        self.assertEqual(found, ["message", "cut", "resume without a hole", "gap", "drain", "restart", "slow consumer", "token expiry"])
+        self.assertEqual(found, ["message", "cut", "resume without a hole", "gap", "drain", "restart", "slow consumer", "token expiry", "presence", "history", "bytes"])
         named = set()
         for name, *cells in rows:
             for client, cell in zip((JanusJs, JanusPy), cells):
@@ -674,7 +825,8 @@ def exists(client, test):
     module, _, function = test.rpartition("::")
     if module:
         return f"fn {function}(" in (ROOT / f"tests/{module}.rs").read_text()
-    return hasattr(client, test) or test.startswith("OfPython.") and hasattr(OfPython, test.split(".")[1])
+    alone = {"OfJavaScript": OfJavaScript, "OfPython": OfPython}.get(test.split(".")[0])
+    return hasattr(alone, function.split(".")[-1]) if alone else hasattr(client, test)
 
 
 def run(tests):
@@ -702,8 +854,8 @@ def main():
     # Which says that a test has looked at the server for long.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     loader = unittest.TestLoader()
-    cases = (JanusJs, JanusPy, OfPython, Table)
-    tests = [case(name) for case in cases for name in loader.getTestCaseNames(case) if case is not OfPython or name not in dir(Passes)]
+    cases = (JanusJs, JanusPy, OfJavaScript, OfPython, Table)
+    tests = [case(name) for case in cases for name in loader.getTestCaseNames(case) if case not in (OfJavaScript, OfPython) or name not in dir(Passes)]
     chosen = [test for test in tests if not names or any(name in test.id() for name in names)]
     sys.exit(not (chosen and run(chosen)))
 
