@@ -7,7 +7,9 @@ import { build } from "esbuild";
 const MAX = 12_000;
 const { version } = JSON.parse(readFileSync(new URL("package.json", import.meta.url)));
 const banner = { js: `/*! janus-client ${version} | MIT OR Apache-2.0 */` };
-const shared = { bundle: true, minify: true, mangleProps: /^_/, target: "es2022", banner, absWorkingDir: fileURLToPath(new URL(".", import.meta.url)) };
+const absWorkingDir = fileURLToPath(new URL(".", import.meta.url));
+// Short lines, because Node shows the line of an uncaught error.
+const shared = { bundle: true, minify: true, mangleProps: /^_/, lineLimit: 160, target: "es2022", banner, absWorkingDir };
 
 for (const [source, file, format] of [
   ["index", "janus", "esm"],

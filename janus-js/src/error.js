@@ -5,7 +5,7 @@
  */
 export class JanusError extends Error {
   constructor(reason, message, code, cause) {
-    super(message || reason, { cause });
+    super(message || reason, cause && { cause });
     Object.assign(this, { name: "JanusError", reason, code });
   }
 }

@@ -220,7 +220,6 @@ export class Janus {
     const feeds = [...this.#feeds.values()].filter((feed) => !feed._paused);
     if (_works) this.#probe();
     if (feeds.length === 0) return;
-    feeds.forEach((feed) => (feed._asking = true));
     this.#expectAnswer();
     const tell = this.#ifCurrent((frame) => {
       if (!attempt._works && frame.type !== "bye") this.#streamWorks();
@@ -392,7 +391,7 @@ export class Janus {
   #question(frame, options) {
     return new Promise((done, failed) => {
       if (!this.#isLive) throw new JanusError("not_connected");
-      if (!this.#socket) throw new JanusError("needs_websocket", `no ${frame.type} over an event stream`);
+      if (!this.#socket) throw new JanusError("needs_websocket", `${frame.type} needs a WebSocket (or publishUrl, to publish)`);
       if (this.#requests.size >= PENDING_MAX) throw new JanusError("too_many_pending");
       const stop = this.#onAbort(options, failed);
       this.#request(

@@ -68,7 +68,7 @@ await run({
   },
 
   "each topic continues at its own place, over a stream and back over a WebSocket": async () => {
-    const { janus, messages } = client(EVENTS);
+    const { janus, messages, heard } = client(EVENTS);
     const others = [];
     janus.subscribe("u", { since: "start", message: ({ seq }) => others.push(seq), presence() {} });
     last().welcomes();
@@ -98,29 +98,58 @@ await run({
     flow().message("t", 8);
     await told();
     last().welcomes();
+    equal([flow().signal.aborted, last().closed], [true, false]);
     equal([flow().signal.aborted, asked().map(({ since }) => since)], [true, [{ epoch: "a", seq: 8 }, { epoch: "b", seq: 3 }]]);
     equal([janus.state, janus.transport, streams.length], ["connected", "websocket", 1]);
     last().subscribes(3, { resumed: true, missed: 0, epoch: "b" });
     last().says({ type: "subscribed", id: asked()[0].id, topic: "t", epoch: "a", seq: 8, resumed: true, missed: 1 });
     last().message(9);
     equal([messages(), others], [[6, 7, 8, 9], [2, 3]]);
+    // The next network is a new one: WebSockets first, and the first probe after half a minute.
+    const openings = sockets.length;
+    last().drops();
+    for (let attempt = 0; attempt < 2; attempt++) {
+      pass(heard.at(-1)[1].retryInMs);
+      last().drops();
+    }
+    await told();
+    equal([sockets.length, streams.length], [openings + 2, 2]);
+    flow().opens();
+    flow().subscribes("t", 9, { resumed: true, missed: 0 });
+    await told();
+    pass(22_500);
+    equal(sockets.length, openings + 3);
   },
 
   "what a stream cannot resume is told once, as a gap without numbers": async () => {
-    const { messages } = await streaming();
+    const { heard, messages } = await streaming();
     flow().message("t", 6);
     await told();
     flow().ends();
     await told();
     pass(2_000);
     await told();
+    const before = heard.length;
     equal([flow().all("since"), sockets.length], [["a.6"], 2]);
     flow().opens();
     flow().event("gap", { topic: "t", epoch: "c", resumed: false });
     flow().subscribes("t", 3, { epoch: "c", resumed: false });
     flow().message("t", 4);
     await told();
-    equal(messages(), [6, "unknown", 4]);
+    equal([messages(), heard.length - before], [[6, "unknown", 4], 3]);
+  },
+
+  "a stream that cannot be opened again makes way for a WebSocket": async () => {
+    const { heard } = await streaming();
+    flow().ends();
+    await told();
+    pass(heard.at(-1)[1].retryInMs);
+    await told();
+    equal([sockets.length, streams.length], [2, 2]);
+    flow().fails();
+    await told();
+    pass(heard.at(-1)[1].retryInMs);
+    equal([sockets.length, streams.length], [3, 2]);
   },
 
   "a failed probe leaves the stream alone, and the next probe is later": async () => {
@@ -180,14 +209,15 @@ await run({
 
   "without topics, or without an address for streams, only WebSockets are tried": async () => {
     for (const options of [{ events: null }, EVENTS]) {
-      const { subscription } = client(options);
+      const { subscription, heard } = client(options);
       if (options === EVENTS) subscription.unsubscribe();
       for (let attempt = 0; attempt < 4; attempt++) {
         last().drops();
-        pass(30_000);
+        pass(heard.at(-1)[1].retryInMs);
       }
       await told();
-      equal(streams.length, 0);
+      equal([streams.length, sockets.length], [0, 5]);
+      sockets.splice(0);
     }
   },
 
@@ -208,6 +238,11 @@ await run({
     pass(20);
     await told();
     equal([streams.length, flow().all("topic")], [3, ["u", "v"]]);
+    flow().opens();
+    flow().subscribes("u", 0);
+    await told();
+    pass(30_000);
+    equal(sockets.length, 3);
     equal(messages(), [6, 7]);
   },
 
@@ -443,6 +478,27 @@ await run({
     for (const expected of [5, 6, 7]) equal((await messages.next()).value.seq, expected);
     await messages.return();
     equal(last().sent.at(-1), { type: "unsubscribe", topic: "t" });
+  },
+
+  "a topic that waits for its reader is asked for by no connection": async () => {
+    const { janus, subscription } = client(EVENTS);
+    const messages = janus.messages("u", { maxUnread: 2 });
+    const first = messages.next();
+    subscription.unsubscribe();
+    last().welcomes();
+    last().subscribes(0, { epoch: "a", resumed: false });
+    for (const seq of [1, 2, 3]) last().says({ type: "message", topic: "u", seq, data: 1 });
+    equal((await first).value.seq, 1);
+    last().drops();
+    pass(1_000);
+    last().welcomes();
+    equal(asked(), []);
+    equal((await messages.next()).value.seq, 2);
+    equal([asked().length, asked()[0]?.since], [1, { epoch: "a", seq: 2 }]);
+    const third = messages.next();
+    last().subscribes(2, { resumed: true, missed: 1 });
+    last().says({ type: "message", topic: "u", seq: 3, data: 1 });
+    equal((await third).value.seq, 3);
   },
 
   "a position given by the program is where a topic continues, and what is missing is told": () => {
