@@ -1,4 +1,7 @@
-//! Runs pages in a real headless Chromium: the site of the pages, their reports, and a network that can fail.
+//! Runs pages in a real headless browser: the site of the pages, their reports, and a network that can fail.
+//!
+//! The browser is Chromium, or Firefox with `JANUS_TEST_BROWSER=firefox`. Pages use the sources of the client, or with
+//! `JANUS_TEST_CLIENT` the files of the unpacked package in that folder.
 //!
 //! A page reports with `tests/browser/report.js`: JSON arrays, whose first element names the kind. No test waits longer
 //! than [`PATIENCE`] for a report.
@@ -22,6 +25,7 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::cli_run::PATIENCE;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/web");
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../janus-js/src");
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/browser");
 
 /// Serves the example and the tests' own pages, and receives the reports.
@@ -120,6 +124,14 @@ fn answer(stream: impl Read + Write, reports: &Sender<Value>) -> io::Result<()> 
 
 fn content(path: &str) -> Option<Vec<u8>> {
     let name = path.strip_prefix('/')?;
+    let packed = std::env::var_os("JANUS_TEST_CLIENT").map(|folder| Path::new(&folder).join("dist"));
+    match (name.strip_prefix("janus-client/"), packed) {
+        (Some("index.js"), Some(packed)) => return std::fs::read(packed.join("janus.js")).ok(),
+        (Some(name), None) if !name.contains('/') => return std::fs::read(Path::new(CLIENT).join(name)).ok(),
+        (None, Some(packed)) if name == "janus.global.js" => return std::fs::read(packed.join(name)).ok(),
+        _ if name == "janus.js" => return Some(b"export * from \"./janus-client/index.js\";".to_vec()),
+        _ => {}
+    }
     let name = if name.is_empty() { "index.html" } else { name };
     if name.contains('/') {
         return None;
@@ -164,52 +176,35 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Debian's name first.
-    const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-
-    /// Opens a page. Of certificates, the browser accepts those of the authority alone, or any without an authority.
+    /// Opens a page. Of certificates, the browser accepts those of the authority alone. Without an authority, Chromium accepts
+    /// any.
     pub(crate) fn start(url: &str, authority: Option<&str>) -> Self {
         let profile = tempfile::tempdir().unwrap();
-        let trust = match authority {
-            // The certificate of a proxy, whose tests are about the proxy.
-            None => Some("--ignore-certificate-errors"),
-            Some(authority) => {
-                make_known(authority, profile.path());
-                None
-            }
+        let is_firefox = std::env::var("JANUS_TEST_BROWSER").is_ok_and(|name| name == "firefox");
+        // Debian's name first.
+        let names: &[&str] = match is_firefox {
+            true => &["firefox-esr", "firefox"],
+            false => &["chromium", "chromium-browser", "google-chrome"],
         };
-        for name in Self::NAMES {
+        for name in names {
             let log = File::create(profile.path().join("log")).unwrap();
             let mut command = Command::new(name);
-            command
-                .arg("--headless")
-                // All pages are ours, and in most containers the sandbox cannot start.
-                .arg("--no-sandbox")
-                // In containers /dev/shm is small.
-                .arg("--disable-dev-shm-usage")
-                .args(["--disable-gpu", "--no-first-run", "--mute-audio", "--enable-logging=stderr"])
-                // The browser talks only to the test.
-                .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-                .arg("--disable-extensions")
-                .args(trust)
-                // With the authorities that the browser trusts.
-                .env("HOME", profile.path())
-                .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
-                // Without this flag a headless browser may end after loading the page.
-                .arg("--remote-debugging-port=0")
-                .arg(url)
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .process_group(0);
+            match is_firefox {
+                true => firefox(&mut command, profile.path(), authority),
+                false => chromium(&mut command, profile.path(), authority),
+            }
+            // With the authorities that the browser trusts.
+            command.env("HOME", profile.path()).arg(url).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
             match command.spawn() {
                 Ok(child) => return Self { child, profile },
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => panic!("{name} does not start: {error}"),
             }
         }
+        let name = names[0];
         panic!(
-            "this test needs Chromium: run tests/run.sh, which installs it, or \
-             `apt-get install --no-install-recommends chromium`"
+            "this test needs {name}: run tests/run.sh, which installs it, or \
+             `apt-get install --no-install-recommends {name}`"
         );
     }
 
@@ -246,11 +241,60 @@ impl Drop for Browser {
     }
 }
 
-/// Makes an authority known to the browsers of a home directory.
-fn make_known(authority: &str, home: &Path) {
-    let (pem, folder) = (home.join("authority.pem"), home.join(".pki/nssdb"));
-    std::fs::write(&pem, authority).unwrap();
+fn chromium(command: &mut Command, profile: &Path, authority: Option<&str>) {
+    match authority {
+        // The certificate of a proxy, whose tests are about the proxy.
+        None => drop(command.arg("--ignore-certificate-errors")),
+        Some(authority) => make_known(authority, &profile.join(".pki/nssdb")),
+    }
+    command
+        .arg("--headless")
+        // All pages are ours, and in most containers the sandbox cannot start.
+        .arg("--no-sandbox")
+        // In containers /dev/shm is small.
+        .arg("--disable-dev-shm-usage")
+        .args(["--disable-gpu", "--no-first-run", "--mute-audio", "--enable-logging=stderr"])
+        // The browser talks only to the test.
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .arg("--disable-extensions")
+        .arg(format!("--user-data-dir={}", profile.join("profile").display()))
+        // Without this flag a headless browser may end after loading the page.
+        .arg("--remote-debugging-port=0");
+}
+
+fn firefox(command: &mut Command, profile: &Path, authority: Option<&str>) {
+    let folder = profile.join("profile");
     std::fs::create_dir_all(&folder).unwrap();
+    // The browser talks only to the test, and loads the page at once.
+    let preferences: String = [
+        "app.normandy.enabled",
+        "browser.safebrowsing.downloads.remote.enabled",
+        "browser.safebrowsing.malware.enabled",
+        "browser.safebrowsing.phishing.enabled",
+        "browser.shell.checkDefaultBrowser",
+        "datareporting.healthreport.uploadEnabled",
+        "datareporting.policy.dataSubmissionEnabled",
+        "extensions.systemAddon.update.enabled",
+        "extensions.update.enabled",
+        "network.captive-portal-service.enabled",
+        "network.connectivity-service.enabled",
+        "services.settings.enabled",
+        "toolkit.telemetry.enabled",
+    ]
+    .map(|name| format!("user_pref(\"{name}\", false);\n"))
+    .concat();
+    std::fs::write(folder.join("user.js"), preferences).unwrap();
+    if let Some(authority) = authority {
+        make_known(authority, &folder);
+    }
+    command.args(["--headless", "--no-remote", "--profile"]).arg(folder);
+}
+
+/// Makes an authority known to a browser with this database.
+fn make_known(authority: &str, folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let pem = folder.join("authority.pem");
+    std::fs::write(&pem, authority).unwrap();
     let database = format!("sql:{}", folder.display());
     let pem = pem.to_str().unwrap();
     for arguments in [&["-N", "--empty-password"][..], &["-A", "-n", "authority", "-t", "C,,", "-i", pem]] {
@@ -269,6 +313,7 @@ pub(crate) struct Proxy {
 struct Network {
     target: SocketAddr,
     refuses: AtomicBool,
+    refuses_websockets: AtomicBool,
     connections: Mutex<Vec<Carried>>,
 }
 
@@ -277,7 +322,8 @@ type Carried = (TcpStream, TcpStream, [Arc<AtomicUsize>; 2]);
 
 impl Proxy {
     pub(crate) fn to(target: SocketAddr) -> Self {
-        let network = Network { target, refuses: AtomicBool::new(false), connections: Mutex::default() };
+        let [refuses, refuses_websockets] = [(); 2].map(|()| AtomicBool::new(false));
+        let network = Network { target, refuses, refuses_websockets, connections: Mutex::default() };
         let network = Arc::new(network);
         let shared = Arc::clone(&network);
         let listening = Listening::start(move |stream| {
@@ -322,6 +368,11 @@ impl Proxy {
     pub(crate) fn refuse(&self, refuses: bool) {
         self.network.refuses.store(refuses, Ordering::SeqCst);
     }
+
+    /// Sets whether new connections for WebSockets are ended at once, as by a company's firewall.
+    pub(crate) fn refuse_websockets(&self, refuses: bool) {
+        self.network.refuses_websockets.store(refuses, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Proxy {
@@ -333,6 +384,13 @@ impl Drop for Proxy {
 
 impl Network {
     fn carry(&self, client: TcpStream) -> io::Result<()> {
+        if self.refuses_websockets.load(Ordering::SeqCst) {
+            let mut begin = [0; 8];
+            let length = client.peek(&mut begin)?;
+            if begin[..length].starts_with(b"GET /ws") {
+                return Ok(());
+            }
+        }
         let server = TcpStream::connect(self.target)?;
         let passing = [(); 2].map(|()| Arc::new(AtomicUsize::new(usize::MAX)));
         {

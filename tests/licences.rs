@@ -52,6 +52,10 @@ fn every_published_package_has_the_licence_texts_and_a_readme() {
         published += 1;
     }
     assert!(published >= 2, "cargo lists the packages of this workspace");
+    // The package for npm, whose own tests look for the files in the packed package.
+    for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        assert_eq!(text(&format!("janus-js/{name}")), text(name), "janus-js/{name}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ for component in rustfmt clippy; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
-# The scripts in docs/benchmarks are tested, too, and examples/web in a real browser, also over TLS and behind nginx; the
+# The scripts in docs/benchmarks are tested, too, and janus-js and examples/web in real browsers, also over TLS and behind nginx; the
 # addresses of clients behind nginx and HAProxy; and client libraries of Node and Python.
 missing=()
 # nginx is in /usr/sbin, which may be missing in a user's path.
@@ -26,6 +26,8 @@ for program in python3 chromium curl jq nginx haproxy openssl npm; do
 done
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)
 command -v node >/dev/null || missing+=(nodejs)
+# The second browser of the client's tests.
+command -v firefox-esr >/dev/null || command -v firefox >/dev/null || missing+=(firefox-esr)
 # Scrapes the server, with promtool, which checks rules and figures.
 command -v prometheus >/dev/null || missing+=(prometheus)
 # The engine of a cluster; and networks of the tests' own, to cut a server off.
@@ -75,6 +77,14 @@ tests/autobahn/run.sh target/debug/examples/echo
 step "clients, and client libraries"
 cargo build --package janus-core --all-features --locked --example client_program
 tests/clients/run.sh target/debug/janus-server
+
+# The sources have been tested in Chromium with all other tests. Left out are event streams of a browser's own over TLS, where
+# Firefox takes a closed port for final (docs/PROXIES.md).
+step "the packed client in Chromium and in Firefox"
+for browser in chromium firefox; do
+    JANUS_TEST_CLIENT="$PWD/target/clients/janus-client" JANUS_TEST_BROWSER=$browser \
+        cargo test --package janus-server --all-features --locked --test e2e -- browser:: --skip tls:: --include-ignored
+done
 
 step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked

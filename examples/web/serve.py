@@ -1,14 +1,26 @@
 #!/usr/bin/env python3
-"""Serves this folder at http://localhost:8000, or over TLS with a certificate and its key: serve.py [CERT KEY]"""
+"""Serves this folder at http://localhost:8000, or over TLS with a certificate and its key: serve.py [CERT KEY]
 
-import functools
+The sources of the client, janus-js/src, are at /janus-client/.
+"""
+
 import pathlib
 import ssl
 import sys
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-folder = pathlib.Path(__file__).resolve().parent
-server = ThreadingHTTPServer(("127.0.0.1", 8000), functools.partial(SimpleHTTPRequestHandler, directory=folder))
+FOLDER = pathlib.Path(__file__).resolve().parent
+CLIENT = FOLDER.parents[1] / "janus-js" / "src"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def translate_path(self, path):
+        name = path.removeprefix("/janus-client")
+        self.directory = str(FOLDER if name == path else CLIENT)
+        return super().translate_path(name)
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 8000), Handler)
 if files := sys.argv[1:]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*files)

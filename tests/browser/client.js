@@ -1,132 +1,8 @@
-/**
- * The behaviour of janus.js at times and in cases that a real server cannot produce at will: clock, random numbers and
- * WebSocket belong to the test. Each test reports `["passed" | "failed", name, why]`, and the end `["end", number]`.
- */
+/** The behaviour of the client at times and in cases that a real server cannot produce at will. */
 
-import { Janus } from "./janus.js";
-import { report } from "./report.js";
+import { client, equal, last, pass, rejection, roll, run, settled, sockets, timers } from "./world.js";
 
-const later = setTimeout.bind(globalThis);
-/** Resolves when all work that waits only for promises is done. */
-const settled = () => new Promise((resolve) => later(resolve));
-
-let now = 0;
-let timers = [];
-let dice = 1;
-let sockets = [];
-let clients = [];
-
-Date.now = () => now;
-Math.random = () => dice;
-globalThis.setTimeout = (act, ms) => {
-  const timer = { act, at: now + ms };
-  timers.push(timer);
-  return timer;
-};
-globalThis.clearTimeout = (timer) => (timers = timers.filter((other) => other !== timer));
-
-function pass(ms) {
-  const end = now + ms;
-  for (;;) {
-    const next = timers.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at)[0];
-    if (!next) break;
-    clearTimeout(next);
-    now = next.at;
-    next.act();
-  }
-  now = end;
-}
-
-globalThis.WebSocket = class {
-  sent = [];
-  closed = false;
-
-  constructor(url, protocol) {
-    Object.assign(this, { url, protocol });
-    sockets.push(this);
-  }
-
-  send(text) {
-    this.sent.push(JSON.parse(text));
-  }
-
-  close() {
-    this.closed = true;
-  }
-
-  says(...frames) {
-    frames.forEach((frame) => this.onmessage({ data: JSON.stringify(frame) }));
-  }
-
-  drops(code = 1006) {
-    this.onclose({ code, reason: "" });
-  }
-
-  /** Opens, and welcomes. */
-  welcomes(session = "s", expires_ms) {
-    this.onopen({});
-    const limits = { max_frame_bytes: 1_000 };
-    this.says({ type: "welcome", session, resumed: false, limits, heartbeat_ms: 30_000, expires_ms });
-  }
-
-  /** Says that the token has expired. */
-  expires() {
-    this.says({ type: "bye", code: 4418, error: "token_expired", message: "" });
-  }
-
-  /** The tokens of all refreshes. */
-  refreshes() {
-    return this.sent.filter(({ type }) => type === "refresh").map(({ auth }) => auth);
-  }
-
-  /** Answers the last refresh. */
-  answers(more) {
-    const { id } = this.sent.findLast(({ type }) => type === "refresh");
-    this.says({ type: "refreshed", id, ...more });
-  }
-
-  /** Answers the last subscribe. */
-  subscribes(seq, more = { resumed: false }) {
-    const { id, topic } = this.sent.findLast(({ type }) => type === "subscribe");
-    this.says({ type: "subscribed", id, topic, epoch: "a", seq, ...more });
-  }
-
-  message(...seqs) {
-    const rest = { time: 0, event: "e", message_id: 1, data: {} };
-    seqs.forEach((seq) => this.says({ type: "message", topic: "t", seq, ...rest }));
-  }
-};
-
-const last = () => sockets.at(-1);
-
-function equal(actual, expected) {
-  const [is, should] = [actual, expected].map((value) => JSON.stringify(value));
-  if (is !== should) throw new Error(`${is} instead of ${should}`);
-}
-
-/** A client with a subscription to `t`, and all its events. */
-function client(options = {}, since = undefined) {
-  const heard = [];
-  const janus = new Janus("ws://test/ws", { state: (...state) => heard.push(state), ...options });
-  clients.push(janus);
-  const subscription = janus.subscribe("t", {
-    since,
-    message: ({ seq }) => heard.push(seq),
-    gap: ({ from, to, unknown }) => heard.push(unknown ? "unknown" : [from, to]),
-    error: ({ reason }) => heard.push(reason),
-  });
-  const messages = () => heard.filter((entry) => !Array.isArray(entry) || typeof entry[0] === "number");
-  return { janus, heard, subscription, messages };
-}
-
-async function rejection(promise) {
-  return promise.then(
-    () => "resolved",
-    ({ reason }) => reason,
-  );
-}
-
-const tests = {
+await run({
   "it asks for the start of a topic once, and then for what comes after its last message": () => {
     const { messages } = client({}, "start");
     last().welcomes();
@@ -252,7 +128,7 @@ const tests = {
 
   "a token is renewed in band before its end, and again before the end of the next": async () => {
     let asked = 0;
-    dice = 0.5;
+    roll(0.5);
     client({ getToken: () => `token ${++asked}` });
     await settled();
     last().welcomes("s", 20_000);
@@ -276,7 +152,7 @@ const tests = {
 
   "a new token whose refresh was not answered in time has not expired": async () => {
     let asked = 0;
-    dice = 0.5;
+    roll(0.5);
     // Like a program that keeps a token until its end.
     client({ getToken: () => `token ${Math.min(++asked, 2)}` });
     await settled();
@@ -310,7 +186,7 @@ const tests = {
 
   "a refresh that is refused, or has no token, is tried again after longer each time": async () => {
     let asked = 0;
-    dice = 1;
+    roll(1);
     client({
       getToken: () => {
         if (++asked === 2) throw new Error("offline");
@@ -504,7 +380,7 @@ const tests = {
       pass(1);
       equal(sockets.length, before + 1);
     }
-    dice = 0.25;
+    roll(0.25);
     last().drops();
     equal(heard.at(-1)[1].retryInMs, 7_500);
   },
@@ -632,7 +508,7 @@ const tests = {
         reach();
         await settled();
         equal([states.slice(-2), timers, sockets.every(({ closed }) => closed)], [[when, "closed"], [], true]);
-        sockets = [];
+        sockets.splice(0);
       }
     }
   },
@@ -689,7 +565,7 @@ const tests = {
     const { messages } = client();
     last().welcomes();
     last().subscribes(5);
-    dice = 0;
+    roll(0);
     for (const [seq, answer] of [
       [5, { resumed: true, missed: 1 }],
       [40, { resumed: false }],
@@ -868,17 +744,4 @@ const tests = {
     janus.close();
     equal(new Set(await Promise.all(pending)).size, 1);
   },
-};
-
-for (const [name, test] of Object.entries(tests)) {
-  [now, timers, dice, sockets] = [0, [], 1, []];
-  try {
-    await test();
-    report("passed", name);
-  } catch (error) {
-    report("failed", name, error.message);
-  }
-  // An event of the window reaches every client.
-  clients.splice(0).forEach((janus) => janus.close());
-}
-report("end", Object.keys(tests).length);
+});

@@ -1,5 +1,7 @@
 /** Sends the reports of a page, in order, to the test that runs the page (tests/browser_run.rs). */
 
+// A test may replace the page's own.
+const { fetch } = globalThis;
 let waiting = [];
 let sending = false;
 

@@ -2,9 +2,12 @@
 
 Options: `token` for a client with `get_token`; `impatient` for one that notices a silent connection after 2 s.
 
-Commands and reports are lines of JSON. Commands: `["subscribe", topic, since]`, `["publish", number, topic, data]`, and
-`["token", token]`, the answer to the report `["token"]`, which the report `["given"]` follows. Reports: `["subscribed", topic]`, `["message", topic, seq, data]`,
-`["gap", topic, first, last]`, `["failed", topic, reason]`, `["published", number, seq]`, `["refused", number, reason]`.
+Commands and reports are lines of JSON. Commands: `["subscribe", topic, since, presence]`, `["publish", number, topic, data]`,
+`["bytes", number, topic, base64]`, `["members", topic]`, `["history", topic, since, limit, reverse]`, and `["token", token]`, the answer to the
+report `["token"]`, which the report `["given"]` follows. Reports: `["subscribed", topic]`, `["message", topic, seq, data]` with base64 for
+bytes, `["gap", topic, first, last]`, `["failed", topic, reason]`, `["presence", topic, type, count, users]` with all users of
+now, `["members", topic, count, users]`, `["history", position, complete, more, [[seq, data], ...]]`, `["published", number, seq]`,
+`["refused", number, reason]`.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "python"))
-from janus import Gap, Janus, JanusError
+from janus import Janus, JanusError
 
 # Short waits, which still grow.
 random.random = lambda: 0.05
@@ -35,24 +38,54 @@ async def get_token():
     return token
 
 
-async def follow(janus, topic, since):
+def data(message):
+    return message.get("data_base64", message.get("data"))
+
+
+async def follow(janus, topic, since, presence=None):
+    users = set()
     try:
-        subscription = await janus.subscribe(topic, since)
-        report("subscribed", topic)
-        async for item in subscription:
-            if isinstance(item, Gap):
-                report("gap", *item)
+        async for frame in janus.subscribe(topic, since, presence=presence):
+            if frame["type"] == "subscribed":
+                report("subscribed", topic)
+            elif frame["type"] == "gap":
+                report("gap", topic, frame["from"], frame["to"])
+            elif frame["type"] == "message":
+                report("message", topic, frame["seq"], data(frame))
             else:
-                report("message", topic, item.seq, item.data)
+                told = {member["user"] for member in frame["members"]}
+                users = {"presence": told, "joined": users | told, "left": users - told}[frame["type"]]
+                report("presence", topic, frame["type"], frame["count"], sorted(users))
     except JanusError as error:
         report("failed", topic, error.reason)
 
 
-async def publish(janus, number, topic, data):
+async def publish(janus, number, topic, value, **keys):
     try:
-        report("published", number, (await janus.publish(topic, data)).seq)
+        report("published", number, (await janus.publish(topic, value, **keys))["seq"])
     except JanusError as error:
         report("refused", number, error.reason)
+
+
+async def publish_bytes(janus, number, topic, text):
+    await publish(janus, number, topic, None, data_base64=text)
+
+
+async def members(janus, topic):
+    answer = await janus.request("presence", topic=topic)
+    report("members", topic, answer["count"], sorted(member["user"] for member in answer["members"]))
+
+
+async def history(janus, topic, since, limit, reverse):
+    try:
+        answer = await janus.request("history", topic=topic, since=since, limit=limit, reverse=reverse)
+        messages = [[message["seq"], data(message)] for message in answer["messages"]]
+        report("history", {key: answer[key] for key in ("epoch", "seq")}, answer["complete"], answer["more"], messages)
+    except JanusError as error:
+        report("failed", topic, error.reason)
+
+
+COMMANDS = {"subscribe": follow, "publish": publish, "bytes": publish_bytes, "members": members, "history": history}
 
 
 async def main():
@@ -70,7 +103,7 @@ async def main():
                 for future in asked:
                     future.done() or future.set_result(*values)
             else:
-                tasks.add(asyncio.create_task({"subscribe": follow, "publish": publish}[command](janus, *values)))
+                tasks.add(asyncio.create_task(COMMANDS[command](janus, *values)))
 
 
 asyncio.run(main())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs client libraries under target/, in the versions pinned here, and runs the clients of docs/CLIENTS.md and then
-# the libraries against Janus:
+# Packs janus-js, installs it and client libraries under target/, in the versions pinned here, and runs the clients of
+# docs/CLIENTS.md and then the libraries against Janus:
 #     tests/clients/run.sh BINARY            the libraries of tests/run.sh
 #     tests/clients/run.sh BINARY --all      all libraries, which take a minute to install
 set -euo pipefail
@@ -19,8 +19,20 @@ if [ "$all" = 1 ]; then
     requirements+=(--requirement requirements-all.txt)
     omit=()
 fi
-cp package.json package-lock.json client.mjs program.mjs ../../examples/web/janus.js "$target"
-(cd "$target" && npm ci "${omit[@]}" --ignore-scripts --no-audit --no-fund --loglevel=error)
+npm_ci=(npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+cp package.json package-lock.json client.mjs program.mjs "$target"
+(cd "$target" && "${npm_ci[@]}" "${omit[@]}")
+
+# The tests of the package, and the packed package as a program has it: $target/janus-client and $target/node_modules.
+rm -rf "$target/janus-js" "$target/janus-client"
+mkdir -p "$target/janus-js/tests"
+cp -r ../../janus-js "$target/janus-js/"
+cp -r ../browser "$target/janus-js/tests/"
+(cd "$target/janus-js/janus-js" && rm -rf node_modules dist && "${npm_ci[@]}" && npm test --silent && npm pack --silent --pack-destination "$target")
+mkdir "$target/janus-client"
+tar -C "$target/janus-client" --strip-components=1 -xzf "$target"/janus-client-*.tgz
+ln -sfn ../janus-client "$target/node_modules/janus-client"
+
 [ -x "$target/python/bin/python" ] || python3 -m venv "$target/python"
 "$target/python/bin/python" -m pip install --quiet --disable-pip-version-check "${requirements[@]}"
 

@@ -142,7 +142,9 @@ impl Sse {
         if request.has_body() {
             return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), NO_BODY));
         }
-        let Asked { topics, begins, presence, last_event_id } = Asked::of(&request, limits)?;
+        let Asked { topics, begins, presences, last_event_id } = Asked::read(&request, limits)?;
+        let begins = Each::of("since", begins, topics.len(), None)?;
+        let presences = Each::of("presence", presences, topics.len(), false)?;
         // The header is newer than the address: the browser has read this id since.
         let header = request.header("last-event-id").filter(|id| !id.is_empty());
         let since = header.or(last_event_id.as_deref()).filter(|id| !id.is_empty()).map(position);
@@ -164,9 +166,11 @@ impl Sse {
             commands.push_back(Command::Close(start));
             return Ok((commands, asker));
         }
-        let (since, horizon) = since.map_or((begins, None), |(position, horizon)| (Some(position.into()), horizon));
-        let subscribe = |topic| Command::Subscribe { topic, since, horizon, presence, id: None };
-        commands.extend(topics.into_iter().map(subscribe));
+        let horizon = since.and_then(|(_, horizon)| horizon);
+        commands.extend(topics.into_iter().enumerate().map(|(place, topic)| {
+            let since = since.map_or_else(|| begins.at(place), |(position, _)| Some(position.into()));
+            Command::Subscribe { topic, since, horizon, presence: presences.at(place), id: None }
+        }));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))
     }
@@ -287,49 +291,6 @@ impl Sse {
     }
 }
 
-/// What the query of a request asks for.
-struct Asked {
-    /// At least one.
-    topics: Vec<TopicName>,
-    begins: Option<Since>,
-    presence: bool,
-    last_event_id: Option<String>,
-}
-
-impl Asked {
-    fn of(request: &HttpRequest, limits: &Limits) -> Result<Self, HttpError> {
-        let mut last_event_id = None;
-        let mut begins = None;
-        let mut presence = false;
-        let mut topics: Vec<TopicName> = Vec::new();
-        let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
-        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
-            match &*name {
-                // The parser would replace invalid bytes by another character, and so name another topic.
-                "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
-                    let message = format!("topic number {} is not UTF-8", topics.len() + 1);
-                    return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
-                }
-                "topic" => topics.push(topic(&value, &topics, limits)?),
-                "since" => begins = Some(begin(&value)?),
-                "presence" => presence = wants_presence(&value)?,
-                name if is_last_event_id(name) => last_event_id = Some(value.into_owned()),
-                "events" if value != "native" => {
-                    let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
-                    return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message));
-                }
-                // Some clients add a parameter without a meaning, to avoid caches.
-                _ => {}
-            }
-        }
-        if topics.is_empty() {
-            let message = "missing topic: name at least one, as in /events?topic=news";
-            return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
-        }
-        Ok(Self { topics, begins, presence, last_event_id })
-    }
-}
-
 /// The beginning of a topic, and what its client has missed.
 fn put_subscribed(event: &ServerEvent<'_>, out: &mut BytesMut) {
     let ServerEvent::Subscribed { topic, position, last, horizon, since, missed, repeated, .. } = event else { return };
@@ -367,6 +328,75 @@ fn put_presence(event: &ServerEvent<'_>, out: &mut BytesMut) {
     }
 }
 
+/// The query of a request.
+#[derive(Default)]
+struct Asked {
+    topics: Vec<TopicName>,
+    begins: Vec<Option<Since>>,
+    presences: Vec<bool>,
+    last_event_id: Option<String>,
+}
+
+impl Asked {
+    fn read(request: &HttpRequest, limits: &Limits) -> Result<Self, HttpError> {
+        let mut asked = Self::default();
+        let parameters = request.query().split('&').filter(|parameter| !parameter.is_empty());
+        for (parameter, (name, value)) in parameters.zip(form_urlencoded::parse(request.query().as_bytes())) {
+            match &*name {
+                // The parser would replace invalid bytes by another character, and so name another topic.
+                "topic" if percent_decode_str(parameter).decode_utf8().is_err() => {
+                    let message = format!("topic number {} is not UTF-8", asked.topics.len() + 1);
+                    return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+                }
+                "topic" => asked.topics.push(topic(&value, &asked.topics, limits)?),
+                "since" => asked.begins.push(begin(&value)?),
+                "presence" => asked.presences.push(wants_presence(&value)?),
+                name if is_last_event_id(name) => asked.last_event_id = Some(value.into_owned()),
+                "events" if value != "native" => {
+                    let message = "unknown value of \"events\": expected \"native\", or omit the parameter";
+                    return Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message));
+                }
+                // Some clients add a parameter without a meaning, to avoid caches.
+                _ => {}
+            }
+        }
+        if asked.topics.is_empty() {
+            let message = "missing topic: name at least one, as in /events?topic=news";
+            return Err(HttpError::new(400, ErrorCode::BadTopic.as_str(), message));
+        }
+        Ok(asked)
+    }
+}
+
+/// A parameter that holds for all topics of a request, or is given once for each topic in the same order.
+enum Each<T> {
+    All(T),
+    One(Vec<T>),
+}
+
+impl<T: Copy> Each<T> {
+    fn of(name: &str, mut values: Vec<T>, topics: usize, default: T) -> Result<Self, HttpError> {
+        match values.len() {
+            0 => Ok(Self::All(default)),
+            1 => Ok(Self::All(values.remove(0))),
+            given if given == topics => Ok(Self::One(values)),
+            given => {
+                let message = format!(
+                    "\"{name}\" is given {given} times for {topics} topics: give it once, or once for each topic"
+                );
+                Err(HttpError::new(400, ErrorCode::BadOpen.as_str(), message))
+            }
+        }
+    }
+
+    fn at(&self, place: usize) -> T {
+        match self {
+            Self::All(value) => *value,
+            Self::One(values) => values[place],
+        }
+    }
+}
+
 /// Checks the next topic of a request.
 fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName, HttpError> {
     let bad = |code: ErrorCode, message: String| HttpError::new(code.http_status(), code.as_str(), message);
@@ -383,9 +413,15 @@ fn topic(name: &str, before: &[TopicName], limits: &Limits) -> Result<TopicName,
     Ok(topic)
 }
 
-/// Where a client begins that has read no message yet. A position is for clients without a header of their own.
-fn begin(text: &str) -> Result<Since, HttpError> {
-    text.parse().map_err(|error| HttpError::new(400, ErrorCode::BadOpen.as_str(), format!("\"since\": {error}")))
+/// Where a client begins that has read no message yet. A position is for clients without a header of their own. An empty
+/// text keeps the place of a topic without a `since`.
+fn begin(text: &str) -> Result<Option<Since>, HttpError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|error| HttpError::new(400, ErrorCode::BadOpen.as_str(), format!("\"since\": {error}")))
 }
 
 /// Whether the client watches the presence of its topics.

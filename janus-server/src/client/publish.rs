@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::body::Bytes;
+use janus_core::ClientId;
 use janus_core::client::{Client, Published};
 use janus_core::wire::IdempotencyKey;
 use janus_core::wire::classic::client::{self as classic, ServerFrame as ClassicFrame};

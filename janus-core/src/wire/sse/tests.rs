@@ -188,6 +188,31 @@ fn a_page_may_begin_with_the_start_or_the_last_message_until_it_has_an_id() {
 }
 
 #[test]
+fn a_since_and_a_presence_are_for_all_topics_or_for_each() {
+    let asked = |query: &str, headers: &[(&str, &str)]| {
+        let commands = commands(&sse(), request(query, headers)).unwrap();
+        let subscribes = commands.iter().filter_map(|command| match command {
+            Command::Subscribe { since, presence, .. } => Some((*since, *presence)),
+            _ => None,
+        });
+        subscribes.collect::<Vec<_>>()
+    };
+    let position: Since = POSITION.into();
+    let topics = "topic=a&topic=b&topic=c";
+    assert_eq!(asked(&format!("{topics}&since=last&presence=true"), &[]), [(Some(Since::Last), true); 3]);
+    let each =
+        format!("{topics}&since=9f86d081884c7d65.42&since=&since=start&presence=true&presence=false&presence=true");
+    assert_eq!(asked(&each, &[]), [(Some(position), true), (None, false), (Some(Since::Start), true)]);
+    let header = ("last-event-id", "9f86d081884c7d65.42");
+    assert_eq!(asked(&each, &[header]), [(Some(position), true), (Some(position), false), (Some(position), true)]);
+    for (query, name) in [("since=start&since=last", "since"), ("presence=true&presence=true", "presence")] {
+        let error = commands(&sse(), request(&format!("{topics}&{query}"), &[])).unwrap_err();
+        assert_eq!(error.status, 400);
+        assert!(error.message.contains(&format!("\"{name}\" is given 2 times for 3 topics")), "{}", error.message);
+    }
+}
+
+#[test]
 fn an_id_has_the_horizon_of_its_message_behind_the_position() {
     let publication = Publication::new(&topic("news"), "1", "1", "2").unwrap();
     assert_eq!(message(&publication).lines().next(), Some("id: 9f86d081884c7d65.42.40"));

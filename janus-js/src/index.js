@@ -1,0 +1,2 @@
+export { JanusError } from "./error.js";
+export { Janus } from "./janus.js";
