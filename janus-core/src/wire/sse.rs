@@ -192,7 +192,7 @@ impl Sse {
             return Ok((commands, asker));
         }
         let (since, horizon) = since.map_or((begins, None), |(position, horizon)| (Some(position.into()), horizon));
-        let subscribe = |topic| Command::Subscribe { topic, since, horizon, presence, id: None };
+        let subscribe = |topic| Command::Subscribe { topic, since, horizon, presence, member: None, id: None };
         commands.extend(topics.into_iter().map(subscribe));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))

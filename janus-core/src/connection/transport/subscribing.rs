@@ -34,6 +34,8 @@ pub(super) struct Asking {
 }
 
 /// A subscribe that waits for the answer of a running topic. Small, because all clients may subscribe at the same
+    /// The user as whom the client is a member of the topic; `None` for the user of the identity.
+    pub(super) member: Option<Box<Member>>,
 /// moment.
 pub(super) struct Asked {
     pub(super) joining: Joining,
@@ -100,7 +102,7 @@ impl Transport {
             let message = "the limit of topics per client is reached; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
         }
-        if since.is_some() || is_assigned || asking.presence {
+        if since.is_some() || is_assigned || asking.presence || asking.member.is_some() {
             return self.find(asking);
         }
         let subscription = Some(Arc::new(self.subscription(name)));
@@ -155,7 +157,7 @@ impl Transport {
         if self.is_held() {
             return self.go_on_together(asking, topic);
         }
-        let Asking { name, since, id, is_assigned, presence, .. } = &asking;
+        let Asking { name, since, id, is_assigned, presence, member, .. } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
@@ -193,7 +195,7 @@ impl Transport {
         } else if since.and_then(Since::position).is_some() {
             self.note_not_resumed();
         }
-        self.joined((Arc::clone(topic), subscription));
+        self.joined_as((Arc::clone(topic), subscription), member.as_deref());
         if *presence {
             self.watch(topic);
         }
@@ -208,7 +210,7 @@ impl Transport {
     pub(super) fn joined(&self, joined: Joined) {
         self.session.forget_earlier(&joined.0.name, self.shared.config().max_topics_per_client - 1);
         self.note_joined(&joined.0.name);
-        self.note_present(&joined.0);
+        self.note_present(&joined.0, member);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {
@@ -218,6 +220,11 @@ impl Transport {
             subscriptions.extend(joined.take());
         });
         // Another connection has taken over the session.
+        self.joined_as(joined, None);
+    }
+
+    /// As [`joined`](Self::joined), for a client that is a member of the topic under a name of its own.
+    fn joined_as(&self, joined: Joined, member: Option<&Member>) {
         if let Some((topic, subscription)) = joined {
             leave(&self.shared, &topic, subscription, Some(self.home));
         }

@@ -27,7 +27,7 @@ mod others;
 mod sync;
 mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -84,6 +84,8 @@ pub(crate) struct Presence(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     members: Members,
+    /// The slots of clients that are members under a name given for this topic alone.
+    named: BTreeSet<u64>,
     /// By the numbers of the slots.
     watchers: BTreeMap<u64, Watcher>,
     /// The number of the last batch.
@@ -124,6 +126,7 @@ impl Presence {
     fn new(mode: Mode, is_clustered: bool) -> Self {
         Self(Mutex::new(Inner {
             members: Members::new(mode),
+            named: BTreeSet::new(),
             watchers: BTreeMap::new(),
             batch: 0,
             change: Change::List,
@@ -135,12 +138,26 @@ impl Presence {
         }))
     }
 
-    /// Notes a subscribed client, or another identity of a subscribed client.
+    /// Notes a subscribed client, or another identity of a subscribed client. A client with a name of its own in this topic
+    /// keeps that name.
     pub(crate) fn join(&self, topic: &Arc<TopicState>, slot: &Slot, identity: Option<&Identity>, shared: &Topics) {
         let config = shared.config();
         let user = identity.and_then(|identity| member_of(identity, config.max_presence_member_bytes));
         let (mut inner, now) = (self.0.lock(), Instant::now());
+        if inner.named.contains(&slot.id) {
+            return;
+        }
         inner.members.join(slot.id, user, now, Limits::of(&config));
+        inner.changed(topic, now, shared);
+    }
+
+    /// Notes a subscribed client that is this member of the topic, whatever its identity says.
+    pub(crate) fn join_as(&self, topic: &Arc<TopicState>, slot: &Slot, member: &Member, shared: &Topics) {
+        let config = shared.config();
+        let member = within(member, config.max_presence_member_bytes);
+        let (mut inner, now) = (self.0.lock(), Instant::now());
+        inner.named.insert(slot.id);
+        inner.members.join(slot.id, member, now, Limits::of(&config));
         inner.changed(topic, now, shared);
     }
 
@@ -151,6 +168,7 @@ impl Presence {
         if !inner.members.leave(slot.id, now, Limits::of(&config)) {
             return;
         }
+        inner.named.remove(&slot.id);
         if inner.watchers.remove(&slot.id).is_some() && inner.watchers.is_empty() {
             inner.members.ignore();
             (inner.round, inner.is_behind) = (None, false);
@@ -220,6 +238,13 @@ fn member_of(identity: &Identity, most: usize) -> Option<Member> {
     }
     let info = (!info.is_null()).then(|| info.to_string()).filter(|info| user.len() + info.len() <= most);
     Some(Member::new(user.as_str(), info.as_deref()))
+}
+
+/// The member without what exceeds the limit: the info first; `None` if the name alone is too long.
+fn within(member: &Member, most: usize) -> Option<Member> {
+    let Member { user, info } = member;
+    let info = info.as_deref().filter(|info| user.len() + info.len() <= most);
+    (!user.is_empty() && user.len() <= most).then(|| Member::new(Arc::clone(user), info))
 }
 
 impl Inner {
