@@ -14,12 +14,15 @@ use crate::accounts::Account;
 use crate::connection::Connections;
 use crate::delivery::Subscription;
 use crate::ground::homes::HomeId;
-use crate::hooks::{Refused, granted_subscribe};
+use crate::hooks::{Client, Refused, granted_subscribe};
 use crate::session::Joined;
 use crate::topic::cluster::Want;
 use crate::topic::manager::Create;
 use crate::topic::{Beginning, Entry, Hold, Subscribe, Topic, TopicError, TopicState, leave, subscribe_elsewhere};
-use crate::wire::{ErrorCode, FrameError, RequestId, ServerEvent, Since, TopicName};
+use crate::wire::{ErrorCode, FrameError, Member, RequestId, ServerEvent, Since, TopicName};
+
+/// For a client of another protocol than that of the topic.
+pub(super) const RESERVED: &str = "the topic belongs to another protocol, and this client has no grant that names it";
 
 /// The subscribe command of a client.
 pub(super) struct Asking {
@@ -31,11 +34,11 @@ pub(super) struct Asking {
     pub(super) is_assigned: bool,
     /// Whether the client watches the topic's presence.
     pub(super) presence: bool,
+    /// The user as whom the client is a member of the topic; `None` for the user of the identity.
+    pub(super) member: Option<Box<Member>>,
 }
 
 /// A subscribe that waits for the answer of a running topic. Small, because all clients may subscribe at the same
-    /// The user as whom the client is a member of the topic; `None` for the user of the identity.
-    pub(super) member: Option<Box<Member>>,
 /// moment.
 pub(super) struct Asked {
     pub(super) joining: Joining,
@@ -73,6 +76,10 @@ impl Transport {
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
         let client = self.session.client();
+        let grants = |client: &Client| client.identity.decides_subscribe(topic) == Some(true);
+        if self.is_reserved(topic) && !client.as_deref().is_some_and(grants) {
+            return Err(Refused::new(ErrorCode::Forbidden, RESERVED));
+        }
         let Some(client) = &*client else { return Ok(None) };
         // Any client could do without its token, so a public topic is open to each.
         if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
@@ -83,6 +90,11 @@ impl Transport {
             Some(hooks) => hooks.authorize_subscribe(client, topic),
             None => granted_subscribe(&client.identity, topic).map(|_| None),
         }
+    }
+
+    /// Whether the topic belongs to a protocol, and takes an explicit grant.
+    pub(super) fn is_reserved(&self, topic: &TopicName) -> bool {
+        self.shared.gates.get().is_some_and(|gates| gates.reserve(topic))
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {
@@ -208,6 +220,11 @@ impl Transport {
 
     /// Notes that the client is on the list of a topic.
     pub(super) fn joined(&self, joined: Joined) {
+        self.joined_as(joined, None);
+    }
+
+    /// As [`joined`](Self::joined), for a client that is a member of the topic under a name of its own.
+    fn joined_as(&self, joined: Joined, member: Option<&Member>) {
         self.session.forget_earlier(&joined.0.name, self.shared.config().max_topics_per_client - 1);
         self.note_joined(&joined.0.name);
         self.note_present(&joined.0, member);
@@ -220,11 +237,6 @@ impl Transport {
             subscriptions.extend(joined.take());
         });
         // Another connection has taken over the session.
-        self.joined_as(joined, None);
-    }
-
-    /// As [`joined`](Self::joined), for a client that is a member of the topic under a name of its own.
-    fn joined_as(&self, joined: Joined, member: Option<&Member>) {
         if let Some((topic, subscription)) = joined {
             leave(&self.shared, &topic, subscription, Some(self.home));
         }
