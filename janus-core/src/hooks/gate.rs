@@ -83,11 +83,6 @@ impl Gates {
         Self(gates.into())
     }
 
-    /// Whether no protocol decides about its own clients.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The gate of a protocol.
     pub(crate) fn of(&self, protocol: &str) -> Option<&Gate> {
         self.0.iter().find(|gate| gate.protocol == protocol)
