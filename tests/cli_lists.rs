@@ -67,7 +67,7 @@ fn topics_are_a_table_that_says_that_more_follow_and_all_of_them_come_on_request
     let (table, more) = run(&["topics", "--limit", "2"], &url);
     let lines: Vec<&str> = table.lines().collect();
     assert!(
-        lines[0].starts_with("SUBSCRIBERS  MESSAGES/S  IN FLIGHT  STATE") && lines[0].ends_with("TOPIC"),
+        lines[0].starts_with("SUBSCRIBERS  MESSAGES/S  IN FLIGHT  MEMBERS  STATE") && lines[0].ends_with("TOPIC"),
         "{table}"
     );
     assert!(lines[1].trim_start().starts_with("0 ") && lines[1].ends_with("available  t:0"), "{table}");

@@ -16,6 +16,8 @@ use crate::http::Http;
 use crate::support::{Client, own_address, subscribers, until};
 use crate::websocket::Socket;
 
+mod requests;
+
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn user(name: &str) -> Identity {
@@ -272,6 +274,76 @@ async fn a_refresh_with_another_info_is_told() {
     assert_eq!(bob.ask(json!({"type": "refresh", "auth": "2"})).await["type"], "refreshed");
     let busy = json!([{"user": "bob", "info": {"is": "busy"}}]);
     assert_eq!(watcher.json().await, frame("joined", "news", 2, &busy));
+}
+
+#[tokio::test]
+async fn the_info_of_a_closed_tab_gives_way_to_that_of_a_tab_that_is_open() {
+    let with = |info: Value| user("bob").info(info);
+    let tokens = Tokens::new([("a", alice()), ("1", with(json!({"is": "here"}))), ("2", with(json!({"is": "busy"})))]);
+    let (janus, _, addr) = tokens.serve(config(Presence::Members)).await;
+    let _first = subscriber(addr, "1", "news").await;
+    let second = subscriber(addr, "2", "news").await;
+    let (mut watcher, state) = watcher(addr, "a", "news").await;
+    assert_eq!(state["members"][1]["info"], json!({"is": "busy"}));
+    drop(second);
+    let here = json!([{"user": "bob", "info": {"is": "here"}}]);
+    assert_eq!(watcher.json().await, frame("joined", "news", 2, &here));
+    let info = janus.presence("news").await.unwrap().members.unwrap()[1].info.clone();
+    assert_eq!(info.as_deref(), Some(r#"{"is":"here"}"#));
+}
+
+#[tokio::test]
+async fn an_event_stream_of_many_topics_takes_long_lists_one_by_one() {
+    const TOPICS: usize = 60;
+    let bob = user("bob").info(json!("x".repeat(15_000)));
+    let tokens = Tokens::new([("a", alice()), ("b", bob)]);
+    let config = Config {
+        max_queue_bytes: 64 * 1_024,
+        max_presence_member_bytes: 16 * 1_024,
+        send_buffer_bytes: 16 * 1_024,
+        ..config(Presence::Members)
+    };
+    let (janus, _, addr) = tokens.serve(config).await;
+    let topics: Vec<_> = (0..TOPICS).map(|topic| format!("topic{topic}")).collect();
+    let mut member = client(addr, "b").await;
+    for topic in &topics {
+        assert_eq!(member.ask(json!({"type": "subscribe", "topic": topic})).await["type"], "subscribed");
+    }
+    let query: String = topics.iter().map(|topic| format!("topic={topic}&")).collect();
+    let mut events = Http::events(addr, &format!("{query}presence=true"), "Cookie: a\r\n").await;
+    // The client reads nothing for a while, and the lists wait where no memory of the client's queue is needed.
+    until("lists that wait", || janus.stats().presence_deferred > 0).await;
+    let queued = janus.stats().queue_bytes;
+    assert!(queued < 64 * 1_024, "{queued} bytes wait");
+    let (mut subscribed, mut listed) = (Vec::new(), Vec::new());
+    while listed.len() < TOPICS {
+        let block = events.block().await;
+        let topic = block.data.unwrap()["topic"].as_str().unwrap().to_owned();
+        match block.event.as_deref() {
+            Some("subscribed") => subscribed.push(topic),
+            Some("presence") => {
+                assert!(subscribed.contains(&topic) && !listed.contains(&topic), "{topic}");
+                listed.push(topic);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_topics_of_the_program_have_the_number_of_members() {
+    let mut config = config(Presence::Off);
+    let chat = Namespace { presence: Presence::Count, ..Namespace::default() };
+    config.namespaces = [("chat".to_owned(), chat)].into();
+    let (janus, _, addr) = serve(config).await;
+    let _clients = [
+        subscriber(addr, "a", "chat:1").await,
+        subscriber(addr, "a", "chat:1").await,
+        subscriber(addr, "", "chat:1").await,
+        subscriber(addr, "a", "news").await,
+    ];
+    let members = |topic: &str| janus.topic_info(topic).unwrap().members;
+    assert_eq!((members("chat:1"), members("news")), (Some(2), None));
 }
 
 #[tokio::test]

@@ -372,6 +372,15 @@ pub(super) async fn max_presence_members() {
     assert_eq!(present(&live, "news").await.members, None);
     live.reload("max_presence_members", |config| config.max_presence_members = 2);
     assert_eq!(present(&live, "news").await.members.unwrap().len(), 2);
+    let mut stream = Http::events(live.http, "topic=news&presence=true", "").await;
+    stream.id().await;
+    assert_eq!(stream.block().await.data.unwrap()["count"], 3);
+    live.reload("max_presence_members", |config| config.max_presence_members = 3);
+    assert!(stream.block().await.data.unwrap()["members"].is_array());
+    live.reload("max_presence_members", |config| config.max_presence_members = 2);
+    let counted = stream.block().await;
+    assert_eq!(counted.event.as_deref(), Some("presence"), "though nothing else happens in the topic");
+    assert_eq!(counted.data.unwrap().get("members"), None);
 }
 
 pub(super) async fn max_presence_member_bytes() {

@@ -27,6 +27,8 @@ pub(crate) struct Ledger {
     waiting: AtomicUsize,
     /// Bytes from clients kept by their Transports: frames without an end, and input behind a command under way.
     received: AtomicUsize,
+    /// Bytes of the members of topics, and of frames about members on their way to clients that watch.
+    members: AtomicUsize,
     /// The number of subscriptions, each with a fixed price.
     subscriptions: AtomicUsize,
     /// The number of TLS sessions, each with a fixed price.
@@ -95,6 +97,15 @@ impl Ledger {
 
     pub(crate) fn remove_received(&self, bytes: usize) {
         self.received.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// The members of a topic take other bytes than before.
+    pub(crate) fn change_members(&self, before: usize, now: usize) {
+        if now > before {
+            self.members.fetch_add(now - before, Ordering::Relaxed);
+        } else if now < before {
+            self.members.fetch_sub(before - now, Ordering::Relaxed);
+        }
     }
 
     /// Bytes of batches and queues.
@@ -186,6 +197,7 @@ impl Ledger {
             + load(&self.queues)
             + load(&self.waiting)
             + load(&self.received)
+            + load(&self.members)
             + self.subscriptions() * SUBSCRIPTION_BYTES
             + load(&self.tls_sessions) * TLS_SESSION_BYTES
             + load(&self.cursors) * CURSOR_BYTES

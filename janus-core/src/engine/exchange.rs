@@ -88,10 +88,10 @@ impl Exchange {
                 let (position, subscribers) = self.server.report(now, topic, node, subscribers, valid);
                 out.push((link, Answer::Reported { topic: topic.clone(), position, subscribers }));
             }
-            Request::Presence { topic, ask, members, known, valid } => {
-                let Present { version, is_changed, nodes } =
-                    self.server.presence(now, topic, node, members, known, valid);
-                out.push((link, Answer::Presence { topic: topic.clone(), ask, version, is_changed, nodes }));
+            Request::Presence { topic, ask, members, known, valid, most } => {
+                let Present { version, is_whole, is_changed, nodes } =
+                    self.server.presence(now, topic, (node, members, valid), (known, most));
+                out.push((link, Answer::Presence { topic: topic.clone(), ask, version, is_whole, is_changed, nodes }));
             }
             Request::Beat { about, valid } => self.server.beat(now, node, about, valid),
             Request::Nodes { ask } => out.push((link, Answer::Nodes { ask, nodes: self.server.nodes(now) })),

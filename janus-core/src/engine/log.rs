@@ -60,6 +60,7 @@ pub(crate) struct Appended {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Present {
     pub version: u64,
+    pub is_whole: bool,
     pub is_changed: bool,
     pub nodes: Vec<NodePresence>,
 }
@@ -227,10 +228,8 @@ impl Server {
         &mut self,
         now: Duration,
         name: &TopicName,
-        node: NodeId,
-        members: Option<&[u8]>,
-        known: u64,
-        valid: Duration,
+        (node, members, valid): (NodeId, Option<&[u8]>, Duration),
+        (known, most): (u64, usize),
     ) -> Present {
         let said = self.members.get_or_insert(now, name, Ageing::default);
         said.map.retain(|_, kept| !kept.is_over(now));
@@ -250,17 +249,29 @@ impl Server {
                 said.insert(now, node, Kept { value, until: now.saturating_add(valid) });
             }
         }
-        let others = said.map.iter().filter(|(other, _)| **other != node);
-        let nodes = others.map(|(&node, Kept { value: (number, members), until })| NodePresence {
+        let others = || said.map.iter().filter(|(other, _)| **other != node);
+        let mut new: Vec<_> = others().map(|(_, kept)| (kept.value.0, kept.value.1.len())).collect();
+        new.retain(|(number, _)| *number > known);
+        new.sort_unstable();
+        let bytes = new.iter().scan(0, |bytes, (_, length)| {
+            *bytes += length;
+            Some(*bytes)
+        });
+        let fitting = bytes.enumerate().take_while(|(index, bytes)| *index == 0 || *bytes <= most).count();
+        let is_whole = fitting == new.len();
+        if !is_whole {
+            version = new[fitting - 1].0;
+        }
+        let nodes = others().map(|(&node, Kept { value: (number, members), until })| NodePresence {
             node,
             valid: until.saturating_sub(now),
-            members: (*number > known).then(|| members.clone()),
+            members: (known < *number && *number <= version).then(|| members.clone()),
         });
         let nodes = nodes.collect();
         if said.map.is_empty() {
             self.members.map.remove(name);
         }
-        Present { version, is_changed, nodes }
+        Present { version, is_whole, is_changed, nodes }
     }
 
     /// Notes that a node is alive.

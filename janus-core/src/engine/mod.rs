@@ -229,6 +229,9 @@ pub enum Request<'a> {
     /// Note what this node says of its members of a topic, and say what the other nodes say. The answer is
     /// [`Answer::Presence`]. What a node says ends with the node's time, and a topic of which no node says anything is
     /// forgotten; nothing else about the topic changes.
+    ///
+    /// An answer has the oldest of the new words, up to `most` bytes, and those of one node in any case. The node asks for the
+    /// rest with the version of the answer.
     Presence {
         /// The topic.
         topic: &'a TopicName,
@@ -240,6 +243,8 @@ pub enum Request<'a> {
         known: u64,
         /// How long the node's words count unless they are repeated.
         valid: Duration,
+        /// The bytes of words in the answer.
+        most: usize,
     },
     /// Note that the node is alive. No answer.
     Beat {
@@ -333,6 +338,8 @@ pub enum Answer {
         ask: u64,
         /// The version of the answer, for the next request. Rises with each change, also after a loss of the engine's data.
         version: u64,
+        /// Whether the answer has all new words. Otherwise `version` is that of the newest words in the answer.
+        is_whole: bool,
         /// Whether the words of the asking node are other than before.
         is_changed: bool,
         /// The other nodes with members of the topic, in the order of their ids.
@@ -361,7 +368,7 @@ pub struct NodePresence {
     pub node: NodeId,
     /// For how long the words count from now on.
     pub valid: Duration,
-    /// The words; `None` if they are older than the version that the asking node knows.
+    /// The words; `None` if they are older than the version that the asking node knows, or newer than that of the answer.
     pub members: Option<Bytes>,
 }
 

@@ -581,10 +581,10 @@ fn kept(request: Request<'_>) -> Kept {
             let topic = topic.clone();
             Box::new(move |give| give(Request::Report { topic: &topic, subscribers, valid }))
         }
-        Request::Presence { topic, ask, members, known, valid } => {
+        Request::Presence { topic, ask, members, known, valid, most } => {
             let (topic, members) = (topic.clone(), members.map(<[u8]>::to_vec));
             Box::new(move |give| {
-                give(Request::Presence { topic: &topic, ask, members: members.as_deref(), known, valid });
+                give(Request::Presence { topic: &topic, ask, members: members.as_deref(), known, valid, most });
             })
         }
         Request::Beat { about, valid } => {

@@ -167,6 +167,9 @@ pub struct TopicInfo {
     pub position: Position,
     /// Rises with each topic of the instance, so that a topic is not taken for an earlier topic of the same name.
     pub number: u64,
+    /// The number of members, as far as this node knows of those of other nodes; `None` for a topic without presence. See
+    /// [`Janus::presence`](crate::Janus::presence).
+    pub members: Option<usize>,
 }
 
 impl TopicState {
@@ -188,7 +191,7 @@ impl TopicState {
         });
         let version = shared.config_version();
         let namespace = shared.figures.published.namespace(name.as_str());
-        let presence = Presence::of(&name, &shared.config(), shard.is_some());
+        let presence = Presence::of(&name, &shared.config(), shard.is_some(), shared.ledger());
         let mut topic = Self::with_config(name, number, account, asleep, &shared.config(), &shared.clock, books);
         let core = topic.core.get_mut();
         (core.settings, core.namespace, core.clustered) = (version, namespace, clustered);
@@ -378,6 +381,7 @@ impl TopicState {
             available: core.life == Life::Live,
             position: core.sequence.position(),
             number: self.number,
+            members: self.presence.as_ref().map(|presence| presence.count()),
         }
     }
 

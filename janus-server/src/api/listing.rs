@@ -224,6 +224,9 @@ struct TopicJson<'a> {
     in_flight: usize,
     available: bool,
     messages_per_second: Option<f64>,
+    /// Absent for a topic without presence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<usize>,
 }
 
 impl<'a> TopicJson<'a> {
@@ -234,6 +237,7 @@ impl<'a> TopicJson<'a> {
             in_flight: topic.in_flight,
             available: topic.available,
             messages_per_second: rates.and_then(|rates| rates.rate_of(topic.number)),
+            members: topic.members,
         };
         topics.iter().map(of).collect()
     }

@@ -47,6 +47,7 @@ const TOPICS: &[Column] = &[
     Column::right("SUBSCRIBERS", "subscribers", plain),
     Column::right("MESSAGES/S", "messages_per_second", rate),
     Column::right("IN FLIGHT", "in_flight", plain),
+    Column::right("MEMBERS", "members", members),
     Column::left("STATE", "available", |available| {
         if *available == Value::Bool(false) { "unavailable" } else { "available" }.to_owned()
     }),
@@ -154,6 +155,11 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// Only topics with presence have members.
+fn members(value: &Value) -> String {
+    if value.is_null() { "-".to_owned() } else { plain(value) }
 }
 
 fn rate(value: &Value) -> String {

@@ -27,6 +27,7 @@ export class Topics {
         { name: "Messages per second", sort: "rate", className: "number", fill: (cell, { messages_per_second }) => putNumber(cell, messages_per_second ?? NaN, rate) },
         { name: "Subscribers", sort: "subscribers", className: "number", fill: (cell, { subscribers }) => putNumber(cell, subscribers, count) },
         { name: "In flight", sort: "in_flight", title: "Messages accepted and not yet handed to every subscriber", className: "number", fill: (cell, { in_flight }) => putNumber(cell, in_flight, count) },
+        { name: "Members", title: "Users, and connections without a user; empty where the namespace has no presence", className: "number", fill: (cell, { members }) => put(cell, members === undefined ? "" : count(members)) },
         { name: "State", className: "state", fill: (cell, { available }) => put(cell, available ? "available" : "unavailable") },
         { name: "", className: "actions", make: (cell, entry) => this.#actions(cell, entry) },
       ],

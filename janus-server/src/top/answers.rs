@@ -87,6 +87,8 @@ pub(super) struct Topic {
     pub(super) in_flight: u64,
     pub(super) available: bool,
     pub(super) messages_per_second: Option<f64>,
+    /// `None` for a topic without presence.
+    pub(super) members: Option<u64>,
 }
 
 /// The answer to `GET /api/connections`.

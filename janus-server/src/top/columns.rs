@@ -80,6 +80,9 @@ pub(super) fn topics(columns: u16) -> Vec<Column<Topic>> {
     if columns >= 70 {
         list.push(Column::figure("IN FLIGHT", 9, |topic, _| plain(number(topic.in_flight))));
     }
+    if columns >= 90 {
+        list.push(Column::figure("MEMBERS", 8, |topic, _| plain(topic.members.map(number).unwrap_or_default())));
+    }
     list.push(Column::text("STATE", 11, |topic, look| {
         if topic.available { plain(String::new()) } else { ("unavailable".to_owned(), look.bad()) }
     }));

@@ -3,7 +3,7 @@
 use super::order::SHORT;
 use super::stage::{Checked, HOUR, Node, Stage, ensure, equal, shown};
 use crate::engine::{NodeId, NodePresence};
-use crate::wire::Position;
+use crate::wire::{Position, TopicName};
 
 type Message = (NodeId, Vec<u8>);
 
@@ -106,6 +106,7 @@ pub(super) async fn members(stage: &Stage<'_>) -> Checked {
     let mut expected = vec![(one.id, Some(b"new".to_vec())), (two.id, Some(b"two".to_vec()))];
     expected.sort();
     equal("the words of all nodes, in the order of the ids", &words(&nodes), &expected)?;
+    in_portions(&three, &topic, &expected).await?;
     let (_, is_changed, _) = two.presence(&topic, Some(b""), later, HOUR).await?;
     ensure(is_changed, || "empty words after others are no change".to_owned())?;
     one.presence(&topic, Some(b"new"), later, SHORT).await?;
@@ -113,4 +114,21 @@ pub(super) async fn members(stage: &Stage<'_>) -> Checked {
     stage.until("the end of words that are not repeated", look).await?;
     let (_, is_changed, nodes) = two.presence(&other, Some(b""), 0, HOUR).await?;
     equal("no words about another topic", &(is_changed, nodes), &(false, vec![]))
+}
+
+/// With room for the words of a single node, an answer has the oldest, and further answers have the rest.
+async fn in_portions(node: &Node<'_>, topic: &TopicName, expected: &[(NodeId, Option<Vec<u8>>)]) -> Checked {
+    let (mut known, mut heard) = (0, Vec::new());
+    for portion in 1..=expected.len() {
+        let said = node.presence_within(topic, (None, HOUR), (known, 1)).await?;
+        let new = said.nodes.iter().filter_map(|said| Some((said.node, Some(said.members.as_ref()?.to_vec()))));
+        heard.extend(new);
+        equal("the words in small answers so far", &heard.len(), &portion)?;
+        equal("whether a small answer has all words", &said.is_whole, &(portion == expected.len()))?;
+        equal("the nodes named by a small answer", &said.nodes.len(), &expected.len())?;
+        ensure(said.version > known, || format!("the version of a small answer is {}, after {known}", said.version))?;
+        known = said.version;
+    }
+    heard.sort();
+    equal("the words of all nodes in small answers", &heard, &expected.to_vec())
 }

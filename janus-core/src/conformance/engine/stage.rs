@@ -166,6 +166,14 @@ impl Seat {
     }
 }
 
+/// An answer about the members of a topic.
+pub(super) struct Said {
+    pub(super) version: u64,
+    pub(super) is_whole: bool,
+    pub(super) is_changed: bool,
+    pub(super) nodes: Vec<NodePresence>,
+}
+
 impl Node<'_> {
     /// Connects, in place of earlier links. Answers of earlier links are forgotten.
     pub(super) async fn connect(&self) -> Checked {
@@ -391,11 +399,24 @@ impl Node<'_> {
         known: u64,
         valid: Duration,
     ) -> Checked<(u64, bool, Vec<NodePresence>)> {
+        let answer = self.presence_within(topic, (members, valid), (known, usize::MAX)).await?;
+        ensure(answer.is_whole, || "an answer without a limit does not have all words".to_owned())?;
+        Ok((answer.version, answer.is_changed, answer.nodes))
+    }
+
+    /// The same with a limit for the words in the answer.
+    pub(super) async fn presence_within(
+        &self,
+        topic: &TopicName,
+        (members, valid): (Option<&[u8]>, Duration),
+        (known, most): (u64, usize),
+    ) -> Checked<Said> {
         let ask = self.ask();
-        self.request_of(topic, Request::Presence { topic, ask, members, known, valid });
+        self.request_of(topic, Request::Presence { topic, ask, members, known, valid, most });
         let pick = |answer: &Answer| match answer {
-            Answer::Presence { ask: to, version, is_changed, nodes, .. } if *to == ask => {
-                Some((*version, *is_changed, nodes.clone()))
+            Answer::Presence { ask: to, version, is_whole, is_changed, nodes, .. } if *to == ask => {
+                let (version, is_whole, is_changed) = (*version, *is_whole, *is_changed);
+                Some(Said { version, is_whole, is_changed, nodes: nodes.clone() })
             }
             _ => None,
         };

@@ -72,6 +72,7 @@ enum Fault {
     LosesMembers,
     HidesMembers,
     KeepsMembers,
+    HasNoLimitForMembers,
     AlwaysHasNewMembers,
 }
 
@@ -129,6 +130,7 @@ const FAULTS: &[(Fault, Check)] = &[
     (Fault::LosesMembers, Check::Members),
     (Fault::HidesMembers, Check::Members),
     (Fault::KeepsMembers, Check::Members),
+    (Fault::HasNoLimitForMembers, Check::Members),
     (Fault::AlwaysHasNewMembers, Check::Members),
 ];
 
@@ -220,12 +222,13 @@ impl Link for BrokenLink {
                 let valid = if self.fault == Fault::KeepsCounts { HOUR } else { valid };
                 self.inner.request(Request::Report { topic, subscribers, valid });
             }
-            Request::Presence { topic, ask, members, known, valid } => {
+            Request::Presence { topic, ask, members, known, valid, most } => {
                 let topic = &self.renamed(topic);
                 let valid = if self.fault == Fault::KeepsMembers { HOUR } else { valid };
                 let known = if self.fault == Fault::HidesMembers { u64::MAX } else { known };
                 let members = if self.fault == Fault::LosesMembers { None } else { members };
-                self.inner.request(Request::Presence { topic, ask, members, known, valid });
+                let most = if self.fault == Fault::HasNoLimitForMembers { usize::MAX } else { most };
+                self.inner.request(Request::Presence { topic, ask, members, known, valid, most });
             }
             Request::Beat { .. } if self.fault == Fault::KeepsFirstWords && self.has_beaten => {}
             Request::Beat { about, valid } => {

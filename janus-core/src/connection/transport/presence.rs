@@ -48,11 +48,13 @@ impl Transport {
         }
     }
 
-    /// Tells the client the members, and from then on each change.
+    /// Has the client told the members after the answers so far, and from then on each change.
     pub(super) fn watch(&mut self, topic: &Arc<TopicState>) {
         match &topic.presence {
             // Another connection may have taken over the session in the meantime.
-            Some(presence) if self.session.has_topic(topic.name.as_str()) => presence.watch(&topic.name, &self.slot),
+            Some(presence) if self.session.has_topic(topic.name.as_str()) => {
+                presence.watch(topic, &self.slot, &self.shared)
+            }
             Some(_) => {}
             // Of before a reload of the settings.
             None => self.slot.tell(&ServerEvent::Error {

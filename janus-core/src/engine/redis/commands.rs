@@ -164,15 +164,14 @@ impl Commands {
         put_number(out, state.map_or(0, |state| millis(state.saturating_add(PROLONG.min(state / 8)))));
     }
 
-    pub(super) const PRESENCE_PARTS: usize = 3 + 1 + 4;
+    pub(super) const PRESENCE_PARTS: usize = 3 + 1 + 5;
 
     pub(super) fn put_presence(
         &self,
         out: &mut BytesMut,
         topic: &str,
-        members: Option<&[u8]>,
-        known: u64,
-        valid: Duration,
+        (members, valid): (Option<&[u8]>, Duration),
+        (known, most): (u64, usize),
     ) {
         self.put_call(out, Script::Presence, 1);
         self.keys.of(topic).put_members(out);
@@ -185,6 +184,7 @@ impl Commands {
             }
             None => [b"0", &b""[..]].iter().for_each(|part| put_part(out, part)),
         }
+        put_number(out, u64::try_from(most).unwrap_or(u64::MAX).min(LAST_NUMBER));
     }
 
     pub(super) const BEAT_PARTS: usize = 3 + 1 + 3;

@@ -68,6 +68,7 @@ pub(super) struct Presenting {
     members: Option<Bytes>,
     known: u64,
     valid: Duration,
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -248,9 +249,9 @@ impl RedisLink {
     }
 
     fn presence(&mut self, presenting: Presenting) {
-        let Presenting { topic, members, known, valid, .. } = &presenting;
+        let Presenting { topic, members, known, valid, most, .. } = &presenting;
         let out = self.main.command(Commands::PRESENCE_PARTS);
-        self.commands.put_presence(out, topic.as_str(), members.as_deref(), *known, *valid);
+        self.commands.put_presence(out, topic.as_str(), (members.as_deref(), *valid), (*known, *most));
         self.main.expect(Note::Presence(presenting));
     }
 
@@ -452,9 +453,9 @@ impl Link for RedisLink {
                 self.append(Appending { topic, keep, create, submission, count, payload, key });
             }
             Request::Report { topic, subscribers, valid } => self.report(topic.clone(), subscribers, valid),
-            Request::Presence { topic, ask, members, known, valid } => {
+            Request::Presence { topic, ask, members, known, valid, most } => {
                 let (topic, members) = (topic.clone(), members.map(Bytes::copy_from_slice));
-                self.presence(Presenting { topic, ask, members, known, valid });
+                self.presence(Presenting { topic, ask, members, known, valid, most });
             }
             Request::Beat { about, valid } => {
                 self.commands.put_beat(self.main.command(Commands::BEAT_PARTS), about, valid);
@@ -536,12 +537,12 @@ fn outcome_of(text: &str) -> Option<Outcome> {
     }
 }
 
-/// The answer about the members of a topic: the version, whether this node's words are new, and of each other node the
-/// id, the milliseconds, and the words or nothing.
+/// The answer about the members of a topic: the version, whether this node's words are new, whether the answer has all new
+/// words, and of each other node the id, the milliseconds, and the words or nothing.
 fn presence_of(topic: TopicName, ask: u64, parts: Vec<Value>) -> Option<Answer> {
     let mut texts = parts.into_iter().map(|part| if let Value::Text(text) = part { Some(text) } else { None });
     let number = |texts: &mut dyn Iterator<Item = Option<Bytes>>| decimal(str::from_utf8(&texts.next()??).ok()?);
-    let (version, is_changed) = (number(&mut texts)?, number(&mut texts)? == 1);
+    let (version, is_changed, is_whole) = (number(&mut texts)?, number(&mut texts)? == 1, number(&mut texts)? == 1);
     let mut nodes = Vec::new();
     while let Some(node) = texts.next() {
         let node = str::from_utf8(&node?).ok()?.parse().ok()?;
@@ -550,7 +551,7 @@ fn presence_of(topic: TopicName, ask: u64, parts: Vec<Value>) -> Option<Answer> 
         nodes.push(NodePresence { node, valid, members });
     }
     nodes.sort_unstable_by_key(|presence| presence.node);
-    Some(Answer::Presence { topic, ask, version, is_changed, nodes })
+    Some(Answer::Presence { topic, ask, version, is_whole, is_changed, nodes })
 }
 
 /// The text of an entry of a stream: an id, and fields with values.

@@ -81,7 +81,7 @@ pub struct Options {
     /// How long connecting may take, and how long the answer to `PING` may take; 5 s by default.
     pub timeout: Duration,
     /// The longest reply in bytes, 64 MiB by default. A longer one ends the link. The longest replies are the kept
-    /// messages of a topic.
+    /// messages of a topic, and what the nodes say about the members of a topic, up to 8 MiB.
     pub max_reply_bytes: usize,
     /// The most bytes that wait to be written, 64 MiB by default. More end the link.
     pub max_backlog_bytes: usize,

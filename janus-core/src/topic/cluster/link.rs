@@ -360,8 +360,11 @@ impl Serving<'_> {
             Answer::Reported { topic, position, subscribers } => {
                 on(topic.as_str(), &mut |topic| topic.reported(position, subscribers, cluster, shared));
             }
-            Answer::Presence { topic, ask, version, is_changed, nodes } => {
-                cluster.presented((&topic, ask), (version, is_changed), nodes, shared);
+            Answer::Presence { topic, ask, version, is_whole, is_changed, nodes } => {
+                if is_changed {
+                    cluster.members_changed(&topic);
+                }
+                cluster.presented((&topic, ask), (version, is_whole), nodes, shared);
             }
             Answer::Nodes { nodes, .. } => cluster.exchange.heard_nodes(nodes),
             Answer::Control { from, message } => {

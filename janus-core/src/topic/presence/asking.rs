@@ -58,7 +58,7 @@ impl Topics {
             };
         };
         let presence = topic.presence.as_ref().ok_or(PresenceError::Off)?;
-        let known = presence.current(&config);
+        let known = presence.current(self);
         // The mode of before a reload is not known here, and the present mode is near enough for an unused topic.
         Ok(known.map_or_else(|| Look::Ask(mode, Some(Arc::clone(&topic))), Look::Known))
     }
@@ -76,7 +76,7 @@ impl Topics {
         let here = topic.as_ref().and_then(|topic| topic.presence.as_ref());
         let listed = self.config().max_presence_members;
         let here = here.map(|presence| presence.of_this_node(listed)).unwrap_or_default();
-        Ok(sum(mode, Limits::of(&self.config()), (cluster.node(), here), others))
+        Ok(sum(mode, Limits::of(self), (cluster.node(), here), &others))
     }
 
     /// Another node has new members of this topic.
@@ -94,13 +94,13 @@ fn sum(
     mode: Mode,
     limits: Limits,
     (node, here): (crate::engine::NodeId, NodeMembers),
-    others: Vec<NodePresence>,
+    others: &[NodePresence],
 ) -> PresenceInfo {
     let (mut members, now) = (Members::new(mode), Instant::now());
     members.hear(node, Some(here), now, limits);
     for NodePresence { node, members: text, .. } in others {
-        let said = text.and_then(|text| NodeMembers::read(&text, limits.listed));
-        members.hear(node, said, now, limits);
+        let said = text.as_ref().and_then(|text| NodeMembers::read(text, limits.listed));
+        members.hear(*node, said, now, limits);
     }
     PresenceInfo { count: members.count(), members: members.list() }
 }
@@ -122,10 +122,10 @@ mod tests {
             valid: std::time::Duration::ZERO,
             members: Some(members.text()),
         };
-        let info = sum(Mode::Members, limits, (NodeId::new(1), here.clone()), vec![said(&there)]);
+        let info = sum(Mode::Members, limits, (NodeId::new(1), here.clone()), &[said(&there)]);
         assert_eq!((info.count, info.members.unwrap().len()), (6, 3));
         let many = NodeMembers { nameless: 20, unlisted: true, users: Vec::new() };
-        let info = sum(Mode::Members, limits, (NodeId::new(1), here), vec![said(&many)]);
+        let info = sum(Mode::Members, limits, (NodeId::new(1), here), &[said(&many)]);
         assert_eq!((info.count, info.members), (23, None), "the list would not be complete");
     }
 }

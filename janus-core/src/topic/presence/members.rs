@@ -6,6 +6,7 @@
 //!
 //! Limits: an entry for each subscription of this node, the members in [`Others`], and at most [`Limits::listed`] lingering
 //! users. News have names only while the topic is listed: at most `listed` arrivals, and the departures since the last take.
+//! [`Members::bytes`] is the account of all of these for the memory budget.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,9 +15,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::here::{Here, Info, length};
 use super::others::{NodeMembers, Others};
-use crate::config::{Config, Presence as Mode};
+use crate::config::Presence as Mode;
 use crate::engine::NodeId;
+use crate::topic::Topics;
 use crate::wire::Member;
 
 /// The settings of presence.
@@ -27,8 +30,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn of(config: &Config) -> Self {
-        Self { linger: config.presence_linger, listed: config.max_presence_members }
+    /// While memory is short, users do not linger: connections end with their clients, and lingering users with nothing.
+    pub(super) fn of(shared: &Topics) -> Self {
+        let config = shared.config();
+        let linger = if shared.pressure() > 0 { Duration::ZERO } else { config.presence_linger };
+        Self { linger, listed: config.max_presence_members }
     }
 }
 
@@ -40,8 +46,10 @@ pub(super) struct Members {
     /// Whether the topic has few enough users to be listed.
     lists: bool,
     users: BTreeMap<Arc<str>, User>,
-    /// The subscribed connections by the number of their slots, each with the user.
-    connections: HashMap<u64, Option<Arc<str>>>,
+    /// The subscribed connections by the number of their slots, each with the user and the number of the join.
+    connections: HashMap<u64, Option<(Arc<str>, u64)>>,
+    /// The number of the last join.
+    joins: u64,
     /// Connections without a user.
     anonymous: usize,
     others: Others,
@@ -49,13 +57,24 @@ pub(super) struct Members {
     lingering: BTreeSet<(Instant, Arc<str>)>,
     /// `None` while no client watches.
     news: Option<News>,
+    /// Rises with each change of the members.
+    version: u64,
+    /// What the users take, without [`Others`] and connections.
+    bytes: usize,
 }
+
+/// The price of a user, with the places in the tables: `Members::users` and `lingering`.
+const USER_BYTES: usize = 200;
+
+/// The price of a subscribed connection in the table.
+const CONNECTION_BYTES: usize = 56;
 
 #[derive(Debug)]
 struct User {
-    info: Option<Arc<str>>,
+    /// Of the latest connection of this node, or else of another node, or else of the last connection.
+    info: Info,
     /// Connections of this node.
-    here: u32,
+    here: Here,
     /// Other nodes with the user.
     there: u32,
     /// When the user leaves; `None` while there is a connection.
@@ -66,7 +85,11 @@ struct User {
 
 impl User {
     fn is_connected(&self) -> bool {
-        self.here > 0 || self.there > 0
+        !self.here.is_empty() || self.there > 0
+    }
+
+    fn bytes(&self, name: &str) -> usize {
+        USER_BYTES + name.len() + length(&self.info) + self.here.bytes()
     }
 }
 
@@ -78,9 +101,11 @@ struct News {
     /// New users of the table, and users with another info.
     came: BTreeSet<Arc<str>>,
     /// Users who have left the table and are known to the watching clients, with the info if that is known to the clients, too.
-    gone: BTreeMap<Arc<str>, Option<Option<Arc<str>>>>,
+    gone: BTreeMap<Arc<str>, Option<Info>>,
     /// Whether the topic was listed at the last take.
     listed: bool,
+    /// Whether a client has been told a state with a part of these news.
+    is_ahead: bool,
 }
 
 /// News for the watching clients.
@@ -108,11 +133,24 @@ impl Members {
             lists: mode == Mode::Members,
             users: BTreeMap::new(),
             connections: HashMap::new(),
+            joins: 0,
             anonymous: 0,
             others: Others::default(),
             lingering: BTreeSet::new(),
             news: None,
+            version: 0,
+            bytes: 0,
         }
+    }
+
+    /// What the members take: lengths, and fixed prices.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.connections.len() * CONNECTION_BYTES + self.others.bytes()
+    }
+
+    /// Rises with each change.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// The number of members.
@@ -131,9 +169,14 @@ impl Members {
         self.lists.then(|| self.users.iter().map(member).collect())
     }
 
+    /// Whether a client of this node is subscribed.
+    pub(super) fn has_connections(&self) -> bool {
+        !self.connections.is_empty()
+    }
+
     /// The users of connections of this node, and the number of connections without a user, for other nodes.
     pub(super) fn of_this_node(&self, listed: usize) -> NodeMembers {
-        let here = self.users.iter().filter(|(_, user)| user.here > 0);
+        let here = self.users.iter().filter(|(_, user)| !user.here.is_empty());
         let count = here.clone().count();
         if count > listed {
             return NodeMembers { nameless: count + self.anonymous, unlisted: true, users: Vec::new() };
@@ -143,14 +186,42 @@ impl Members {
         NodeMembers { nameless: self.anonymous, unlisted: false, users }
     }
 
-    /// Notes a subscribed connection, or another identity of its client.
-    pub(super) fn join(&mut self, connection: u64, user: Option<Member>, now: Instant, limits: Limits) {
-        let name = user.as_ref().map(|user| Arc::clone(&user.user));
-        let before = self.connections.insert(connection, name.clone());
+    /// What other nodes are told of a user; `None` without a connection of the user to this node.
+    fn words(&self, name: &Arc<str>) -> Option<Info> {
+        self.users
+            .get(name)
+            .filter(|user| !user.here.is_empty())
+            .map(|user| user.info.clone().filter(|_| self.may_list))
+    }
+
+    /// Notes a subscribed connection, or another identity of its client. Returns whether other nodes have to be told.
+    pub(super) fn join(&mut self, connection: u64, user: Option<Member>, now: Instant, limits: Limits) -> bool {
+        let before = self.connections.get(&connection);
+        if before.is_some_and(|before| self.is_same(before.as_ref(), user.as_ref())) {
+            return false;
+        }
+        let of_before = before.and_then(|before| before.as_ref().map(|(name, _)| Arc::clone(name)));
+        // The names of a user are one text, however many connections the user has.
+        let user = user.map(|Member { user, info }| {
+            let known = self.users.get_key_value(&user).map(|(name, _)| Arc::clone(name));
+            (known.unwrap_or(user), info)
+        });
+        let names = [of_before, user.as_ref().map(|(name, _)| Arc::clone(name))];
+        let said = |members: &Self| {
+            let words = names.each_ref().map(|name| name.as_ref().and_then(|name| members.words(name)));
+            (words, members.anonymous)
+        };
+        let said_before = said(self);
+        self.version += 1;
+        self.joins += 1;
+        let join = self.joins;
+        let place = user.as_ref().map(|(name, _)| (Arc::clone(name), join));
+        let before = self.connections.insert(connection, place);
         // The new user first: otherwise a user with both would linger for a moment.
         match user {
-            Some(user) => {
-                self.enter(&user.user, user.info, true).here += 1;
+            Some((name, info)) => {
+                self.enter(&name, info, true);
+                self.change(&name, |user| user.here.add(join, user.info.clone()));
             }
             None => self.anonymous += 1,
         }
@@ -158,17 +229,35 @@ impl Members {
             self.take_connection(before, now, limits);
         }
         self.decide(limits);
+        said(self) != said_before
     }
 
-    /// Notes the end of a connection's subscription. Returns whether there was one.
-    pub(super) fn leave(&mut self, connection: u64, now: Instant, limits: Limits) -> bool {
-        let Some(user) = self.connections.remove(&connection) else { return false };
+    /// Whether a connection has this user already, with this info.
+    fn is_same(&self, before: Option<&(Arc<str>, u64)>, user: Option<&Member>) -> bool {
+        match (before, user) {
+            (None, None) => true,
+            (Some((name, join)), Some(Member { user, info })) => {
+                let known = || self.users.get(name).and_then(|user| user.here.info(*join));
+                name == user && known() == Some(info)
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes the end of a connection's subscription. Returns whether other nodes have to be told; `None` without such a
+    /// connection.
+    pub(super) fn leave(&mut self, connection: u64, now: Instant, limits: Limits) -> Option<bool> {
+        let user = self.connections.remove(&connection)?;
+        let name = user.as_ref().map(|(name, _)| Arc::clone(name));
+        let words = |members: &Self| (name.as_ref().and_then(|name| members.words(name)), members.anonymous);
+        let before = words(self);
+        self.version += 1;
         self.take_connection(user, now, limits);
         if self.connections.len() < self.connections.capacity() / 4 {
             self.connections.shrink_to(self.connections.len() * 2);
         }
         self.decide(limits);
-        true
+        Some(words(self) != before)
     }
 
     /// Whether the connection is subscribed.
@@ -176,19 +265,19 @@ impl Members {
         self.connections.contains_key(&connection)
     }
 
-    fn take_connection(&mut self, user: Option<Arc<str>>, now: Instant, limits: Limits) {
-        let Some(name) = user else {
+    fn take_connection(&mut self, user: Option<(Arc<str>, u64)>, now: Instant, limits: Limits) {
+        let Some((name, join)) = user else {
             self.anonymous -= 1;
             return;
         };
-        if let Some(user) = self.users.get_mut(&name) {
-            user.here -= 1;
-        }
+        self.change(&name, |user| user.here.remove(join));
+        self.show_present_info(&name);
         self.linger_if_gone(&name, now, limits);
     }
 
     /// Takes the words of another node; `None` if the node is gone.
     pub(super) fn hear(&mut self, node: NodeId, said: Option<NodeMembers>, now: Instant, limits: Limits) {
+        self.version += 1;
         let new: Vec<Member> = said.as_ref().map(|said| said.users.clone()).unwrap_or_default();
         // Users that are counted without their names from now on have not left: those who linger would count twice.
         let is_unlisted = said.as_ref().is_some_and(|said| said.unlisted);
@@ -196,20 +285,30 @@ impl Members {
         let before = self.others.replace(node, said);
         for Member { user, info } in new {
             // A user may have different infos at different nodes. The latest counts, and this node's before any.
-            let is_news = before.get(&user) != Some(&info) && self.users.get(&user).is_none_or(|user| user.here == 0);
-            self.enter(&user, info, is_news).there += 1;
+            let is_here = self.users.get(&user).is_some_and(|user| !user.here.is_empty());
+            let is_news = before.get(&user) != Some(&info) && !is_here;
+            self.enter(&user, info, is_news);
+            self.change(&user, |user| user.there += 1);
         }
         for name in before.into_keys() {
-            if let Some(user) = self.users.get_mut(&name) {
-                user.there -= 1;
-            }
+            self.change(&name, |user| user.there -= 1);
+            self.show_present_info(&name);
             self.linger_if_gone(&name, now, limits);
         }
         self.decide(limits);
     }
 
-    /// The entry of a user with a connection more. `replaces` says whether the info replaces a known one.
-    fn enter(&mut self, name: &Arc<str>, info: Option<Arc<str>>, replaces: bool) -> &mut User {
+    /// Changes the entry of a user, and the account.
+    fn change(&mut self, name: &Arc<str>, change: impl FnOnce(&mut User)) {
+        let Some(user) = self.users.get_mut(name) else { return };
+        self.bytes -= user.bytes(name);
+        change(user);
+        self.bytes += user.bytes(name);
+    }
+
+    /// Makes an entry for a user with a connection more, if there is none. `replaces` says whether the info replaces a known
+    /// one.
+    fn enter(&mut self, name: &Arc<str>, info: Info, replaces: bool) {
         let news = self.news.as_mut().filter(|news| news.listed);
         match self.users.entry(Arc::clone(name)) {
             Entry::Vacant(entry) => {
@@ -225,21 +324,42 @@ impl Members {
                         None => _ = news.came.insert(Arc::clone(name)),
                     }
                 }
-                entry.insert(User { info, here: 0, there: 0, leaves: None, is_told })
+                let user = User { info, here: Here::default(), there: 0, leaves: None, is_told };
+                self.bytes += user.bytes(name);
+                entry.insert(user);
             }
             Entry::Occupied(entry) => {
                 let user = entry.into_mut();
                 if let Some(leaves) = user.leaves.take() {
                     self.lingering.remove(&(leaves, Arc::clone(name)));
                 }
-                if replaces && user.info != info {
-                    user.info = info;
-                    if let Some(news) = news {
-                        news.came.insert(Arc::clone(name));
-                    }
+                if replaces {
+                    self.show(name, info);
                 }
-                user
             }
+        }
+    }
+
+    /// Shows this info of a user.
+    fn show(&mut self, name: &Arc<str>, info: Info) {
+        if self.users.get(name).is_none_or(|user| user.info == info) {
+            return;
+        }
+        self.change(name, |user| user.info = info);
+        if let Some(news) = self.news.as_mut().filter(|news| news.listed) {
+            news.came.insert(Arc::clone(name));
+        }
+    }
+
+    /// Shows the info of a connection that is there, after another has ended. A user without any connection keeps the last.
+    fn show_present_info(&mut self, name: &Arc<str>) {
+        let Some(user) = self.users.get(name) else { return };
+        let info = match user.here.latest() {
+            Some(info) => Some(info.clone()),
+            None => self.others.info(name, &user.info),
+        };
+        if let Some(info) = info {
+            self.show(name, info);
         }
     }
 
@@ -259,6 +379,7 @@ impl Members {
 
     fn remove(&mut self, name: &Arc<str>) {
         let Some(user) = self.users.remove(name) else { return };
+        self.bytes -= user.bytes(name);
         if let Some(news) = self.news.as_mut().filter(|news| news.listed) {
             let is_known = !news.came.remove(name);
             if user.is_told {
@@ -278,6 +399,7 @@ impl Members {
             && *leaves <= now
         {
             let Some((_, name)) = self.lingering.pop_first() else { break };
+            self.version += 1;
             self.remove(&name);
         }
         self.decide(limits);
@@ -289,7 +411,9 @@ impl Members {
             return;
         }
         let most = if self.lists { listed } else { listed - listed / 8 };
-        self.lists = self.users.len() <= most && !self.others.has_unlisted();
+        let lists = self.users.len() <= most && !self.others.has_unlisted();
+        self.version += u64::from(lists != self.lists);
+        self.lists = lists;
     }
 
     /// Begins to collect news: from now on, clients that know the present state watch.
@@ -316,10 +440,26 @@ impl Members {
         }
     }
 
+    /// A client is told the present state, ahead of the news: from now on, no change may cancel out against a change that
+    /// the client has been told.
+    pub(super) fn tell_ahead(&mut self) {
+        let (has_news, lists) = (self.has_news(), self.lists);
+        let Some(news) = self.news.as_mut().filter(|_| has_news) else { return };
+        news.is_ahead = true;
+        if news.listed && lists {
+            self.users.values_mut().for_each(|user| user.is_told = true);
+            news.gone.values_mut().for_each(|known| *known = None);
+        }
+    }
+
     /// Whether the watching clients have to be told anything.
     pub(super) fn has_news(&self) -> bool {
         self.news.as_ref().is_some_and(|news| {
-            news.count != self.count() || news.listed != self.lists || !news.came.is_empty() || !news.gone.is_empty()
+            news.is_ahead
+                || news.count != self.count()
+                || news.listed != self.lists
+                || !news.came.is_empty()
+                || !news.gone.is_empty()
         })
     }
 
@@ -336,7 +476,7 @@ impl Members {
             return Some(change);
         }
         let more = count > news.count;
-        news.count = count;
+        (news.count, news.is_ahead) = (count, false);
         let (came, gone) = (std::mem::take(&mut news.came), std::mem::take(&mut news.gone));
         let mut joined = Vec::with_capacity(came.len());
         for name in came {
@@ -441,7 +581,7 @@ mod tests {
         members.take_news();
         members.leave(1, now, LIMITS);
         assert_eq!((members.count(), news(&mut members)), (1, Some((vec![], vec![]))), "at once, and the number alone");
-        members.leave(1, now, LIMITS);
+        assert_eq!(members.leave(1, now, LIMITS), None);
         assert_eq!(members.count(), 1, "a second leave changes nothing");
     }
 
@@ -554,5 +694,50 @@ mod tests {
         members.leave(1, now, LIMITS);
         members.expire(now + LIMITS.linger, LIMITS);
         assert!(!members.has_news());
+    }
+
+    #[test]
+    fn the_info_shown_is_that_of_a_connection_that_is_there() {
+        let (mut members, now, node) = (members(), Instant::now(), NodeId::new(2));
+        let with = |info: &str| Member::new("alice", Some(info));
+        let shown = |members: &Members| members.list().unwrap()[0].info.clone().unwrap().to_string();
+        for (connection, info) in [(1, "1"), (2, "2"), (3, "3")] {
+            members.join(connection, Some(with(info)), now, LIMITS);
+        }
+        members.collect();
+        assert_eq!(shown(&members), "3");
+        members.leave(2, now, LIMITS);
+        assert_eq!((shown(&members), members.has_news()), ("3".to_owned(), false));
+        assert_eq!(members.leave(3, now, LIMITS), Some(true));
+        assert_eq!((shown(&members), news(&mut members)), ("1".to_owned(), Some((only("alice"), vec![]))));
+        let there = |info: &str| Some(NodeMembers { nameless: 0, unlisted: false, users: vec![with(info)] });
+        members.hear(node, there("4"), now, LIMITS);
+        members.hear(NodeId::new(3), there("5"), now, LIMITS);
+        assert_eq!(shown(&members), "1", "of this node");
+        members.leave(1, now, LIMITS);
+        assert_eq!(shown(&members), "4");
+        members.hear(node, None, now, LIMITS);
+        assert_eq!(shown(&members), "5");
+        members.hear(NodeId::new(3), None, now, LIMITS);
+        assert_eq!((shown(&members), members.next_leave().is_some()), ("5".to_owned(), true), "alice lingers");
+        members.expire(now + LIMITS.linger, LIMITS);
+        assert_eq!((members.count(), members.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn other_nodes_are_told_of_no_change_that_they_cannot_see() {
+        let (mut members, now) = (members(), Instant::now());
+        let alice = |info: &str| Some(Member::new("alice", Some(info)));
+        assert!(members.join(1, alice("1"), now, LIMITS));
+        let version = members.version();
+        assert!(!members.join(1, alice("1"), now, LIMITS), "a refresh with the same token");
+        assert_eq!(members.version(), version);
+        assert!(!members.join(2, alice("1"), now, LIMITS), "a second tab");
+        assert_eq!(members.leave(2, now, LIMITS), Some(false));
+        assert!(members.join(1, alice("2"), now, LIMITS));
+        assert!(members.join(1, user("bob"), now, LIMITS));
+        assert!(members.join(2, None, now, LIMITS) && members.join(3, None, now, LIMITS));
+        assert_eq!(members.leave(3, now, LIMITS), Some(true));
+        assert_eq!(members.leave(1, now, LIMITS), Some(true));
     }
 }

@@ -6,62 +6,43 @@
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
-//! | `mod.rs` | table | the members and the watching clients of one topic |
+//! | `mod.rs` | table | the presence of one topic |
 //! | `asking.rs` | rules | nothing: questions of clients, operators and the program |
+//! | `here.rs` | pure | the connections of a user to this node |
 //! | `members.rs` | pure | the members, and the news about them |
 //! | `others.rs` | pure | the members of other nodes of the cluster |
 //! | `sync.rs` | rules | when a node tells the engine its members, and asks for the members of others |
 //! | `task.rs` | task | the topics with something to do, in the order of their times |
-//!
-//! A watching client is told the state once, and then each *batch* of changes with a frame or two. Batches have numbers. A
-//! client without room for a frame has missed the batch, and gets the state when there is room: presence never makes a client
-//! a slow consumer, and a client that lags costs no more than a frame.
-//!
-//! Changes are collected for `presence_interval`, and longer in a topic with many watching clients, so that the frames of a
-//! topic have a limit however many users come and go. A step of the task sends at most [`PORTION`] frames, with the lock held:
-//! so the frames of a client have the order of the batches.
+//! | `watchers.rs` | table | the watching clients, and their frames |
 
 mod asking;
+mod here;
 mod members;
 mod others;
 mod sync;
 mod task;
+mod watchers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use self::members::{Change, Limits, Members};
+use self::members::{Limits, Members};
 use self::others::NodeMembers;
 use self::sync::Sync;
+use self::watchers::Watchers;
 use super::{TopicState, Topics};
 use crate::config::{Config, Presence as Mode};
-use crate::delivery::Slot;
-use crate::delivery::codecs::CodecId;
+use crate::delivery::{Ledger, Slot};
 use crate::hooks::Identity;
-use crate::wire::{Member, ServerEvent, TopicName};
+use crate::wire::{Member, TopicName};
 
 pub(crate) use asking::Look;
 pub use asking::PresenceError;
 pub(crate) use task::{Presences, run};
-
-/// Frames of a step.
-const PORTION: usize = 32;
-
-/// Watching clients looked at in a step.
-const LOOKS: usize = 512;
-
-/// The time after which clients without room for a frame are offered another, if nothing new is to be told.
-const RETRY: Duration = Duration::from_millis(500);
-
-/// Up to this number of watching clients, changes are told each `presence_interval`.
-const WATCHED_CLOSELY: u32 = 1_000;
 
 /// The members of a topic: see [`Janus::presence`](crate::Janus::presence).
 ///
@@ -86,56 +67,40 @@ struct Inner {
     members: Members,
     /// The slots of clients that are members under a name given for this topic alone.
     named: BTreeSet<u64>,
-    /// By the numbers of the slots.
-    watchers: BTreeMap<u64, Watcher>,
-    /// The number of the last batch.
-    batch: u64,
-    /// What the last batch says.
-    change: Change,
-    /// The watching clients before this slot have had their frames of the round under way; `None` without a round.
-    round: Option<u64>,
-    /// Whether a client has missed a batch.
-    is_behind: bool,
-    /// When the last round has begun; `None` before the first.
-    last_round: Option<Instant>,
+    watchers: Watchers,
     /// The topic's place among the topics with something to do.
     due: Option<Instant>,
     /// For a topic that an engine numbers.
     sync: Option<Box<Sync>>,
-}
-
-/// A client that watches.
-#[derive(Debug)]
-struct Watcher {
-    slot: Arc<Slot>,
-    /// The last batch known to the client.
-    seen: u64,
-    /// Whether the client has been told the users, and can be told changes alone.
-    has_list: bool,
-    /// Whether there was no room for the last frame.
-    is_deferred: bool,
+    ledger: Arc<Ledger>,
+    /// What the ledger counts for this presence.
+    accounted: usize,
 }
 
 impl Presence {
     /// The presence of a new topic; `None` for a topic without presence.
-    pub(super) fn of(topic: &TopicName, config: &Config, is_clustered: bool) -> Option<Box<Self>> {
+    pub(super) fn of(
+        topic: &TopicName,
+        config: &Config,
+        is_clustered: bool,
+        ledger: &Arc<Ledger>,
+    ) -> Option<Box<Self>> {
         let mode = config.namespace(topic.as_str()).presence;
-        (mode != Mode::Off).then(|| Box::new(Self::new(mode, is_clustered)))
+        (mode != Mode::Off).then(|| Box::new(Self::new(mode, is_clustered, Arc::clone(ledger))))
     }
 
-    fn new(mode: Mode, is_clustered: bool) -> Self {
-        Self(Mutex::new(Inner {
+    fn new(mode: Mode, is_clustered: bool, ledger: Arc<Ledger>) -> Self {
+        let mut inner = Inner {
             members: Members::new(mode),
             named: BTreeSet::new(),
-            watchers: BTreeMap::new(),
-            batch: 0,
-            change: Change::List,
-            round: None,
-            is_behind: false,
-            last_round: None,
+            watchers: Watchers::default(),
             due: None,
             sync: is_clustered.then(|| Box::new(Sync::new(Instant::now()))),
-        }))
+            ledger,
+            accounted: 0,
+        };
+        inner.account();
+        Self(Mutex::new(inner))
     }
 
     /// Notes a subscribed client, or another identity of a subscribed client. A client with a name of its own in this topic
@@ -147,8 +112,8 @@ impl Presence {
         if inner.named.contains(&slot.id) {
             return;
         }
-        inner.members.join(slot.id, user, now, Limits::of(&config));
-        inner.changed(topic, now, shared);
+        let is_changed = inner.members.join(slot.id, user, now, Limits::of(shared));
+        inner.changed(is_changed, topic, now, shared);
     }
 
     /// Notes a subscribed client that is this member of the topic, whatever its identity says.
@@ -157,38 +122,42 @@ impl Presence {
         let member = within(member, config.max_presence_member_bytes);
         let (mut inner, now) = (self.0.lock(), Instant::now());
         inner.named.insert(slot.id);
-        inner.members.join(slot.id, member, now, Limits::of(&config));
-        inner.changed(topic, now, shared);
+        let is_changed = inner.members.join(slot.id, member, now, Limits::of(shared));
+        inner.changed(is_changed, topic, now, shared);
     }
 
     /// Notes a client that is subscribed no longer, if the client was.
     pub(crate) fn leave(&self, topic: &Arc<TopicState>, slot: &Slot, shared: &Topics) {
-        let config = shared.config();
         let (mut inner, now) = (self.0.lock(), Instant::now());
-        if !inner.members.leave(slot.id, now, Limits::of(&config)) {
-            return;
-        }
+        let Some(is_changed) = inner.members.leave(slot.id, now, Limits::of(shared)) else { return };
         inner.named.remove(&slot.id);
-        if inner.watchers.remove(&slot.id).is_some() && inner.watchers.is_empty() {
+        if inner.watchers.remove(slot.id) {
             inner.members.ignore();
-            (inner.round, inner.is_behind) = (None, false);
         }
-        inner.changed(topic, now, shared);
+        inner.changed(is_changed, topic, now, shared);
     }
 
-    /// Tells a subscribed client the state, and from then on each change.
-    pub(crate) fn watch(&self, topic: &TopicName, slot: &Arc<Slot>) {
+    /// Has the task tell a subscribed client the state, and from then on each change.
+    pub(crate) fn watch(&self, topic: &Arc<TopicState>, slot: &Arc<Slot>, shared: &Topics) {
         let mut inner = self.0.lock();
         // Another connection may have taken over the session, and nothing would end the watch.
         if !inner.members.has(slot.id) {
             return;
         }
         inner.members.collect();
-        let (count, list) = (inner.members.count(), inner.members.list());
-        slot.tell(&ServerEvent::Presence { id: None, topic, count, members: list.as_deref() });
-        let (slot, seen, has_list) = (Arc::clone(slot), inner.batch, inner.members.is_listed());
-        let watcher = Watcher { slot, seen, has_list, is_deferred: false };
-        inner.watchers.insert(watcher.slot.id, watcher);
+        let version = inner.members.version();
+        inner.watchers.add(slot, version);
+        inner.list(topic, Instant::now(), shared);
+    }
+
+    /// The number of members.
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().members.count()
+    }
+
+    /// Whether a client of this node is a member.
+    fn has_connections(&self) -> bool {
+        self.0.lock().members.has_connections()
     }
 
     /// The members of connections of this node.
@@ -196,14 +165,13 @@ impl Presence {
         self.0.lock().members.of_this_node(listed)
     }
 
-    /// Has the topic decide anew when there is something to do.
-    fn look_anew(&self, topic: &Arc<TopicState>, presences: &Presences) {
+    /// Follows other settings.
+    fn follow(&self, topic: &Arc<TopicState>, shared: &Topics) {
         let mut inner = self.0.lock();
-        if let Some(due) = inner.due.replace(Instant::now()) {
-            presences.relist(Some(due), inner.due, topic);
-        } else {
-            inner.due = None;
-        }
+        let listed = inner.members.is_listed();
+        inner.members.decide(Limits::of(shared));
+        let is_changed = inner.members.is_listed() != listed;
+        inner.changed(is_changed, topic, Instant::now(), shared);
     }
 
     /// Does a portion of the work that is due.
@@ -211,20 +179,16 @@ impl Presence {
         let has_ended = topic.has_ended();
         let (mut inner, now) = (self.0.lock(), Instant::now());
         if has_ended {
+            inner.take_back_words(topic, shared);
             return inner.relist(None, topic, shared);
         }
-        let config = shared.config();
-        let limits = Limits::of(&config);
+        let (config, limits) = (shared.config(), Limits::of(shared));
         // A successor of a task that crashes here comes back to the topic.
         inner.relist(Some(now + config.presence_interval), topic, shared);
         inner.members.expire(now, limits);
         inner.forget_nodes(now, limits);
-        if inner.round.is_none() && inner.next_round(config.presence_interval).is_none_or(|next| next <= now) {
-            inner.begin_round(now);
-        }
-        if inner.round.is_some() {
-            inner.step(&topic.name, shared);
-        }
+        let Inner { watchers, members, .. } = &mut *inner;
+        watchers.step(members, &topic.name, now, shared);
         inner.sync(topic, now, shared);
         inner.list(topic, now, shared);
     }
@@ -248,9 +212,9 @@ fn within(member: &Member, most: usize) -> Option<Member> {
 }
 
 impl Inner {
-    /// After a change of this node's members.
-    fn changed(&mut self, topic: &Arc<TopicState>, now: Instant, shared: &Topics) {
-        if let Some(sync) = &mut self.sync {
+    /// After a change of this node's members. `is_news` says whether other nodes have to be told.
+    fn changed(&mut self, is_news: bool, topic: &Arc<TopicState>, now: Instant, shared: &Topics) {
+        if let Some(sync) = self.sync.as_mut().filter(|_| is_news) {
             sync.note_change();
         }
         self.list(topic, now, shared);
@@ -262,70 +226,13 @@ impl Inner {
         PresenceInfo { count: self.members.count(), members: self.members.list() }
     }
 
-    /// The earliest moment of the next round; `None` before the first.
-    fn next_round(&self, interval: Duration) -> Option<Instant> {
-        let watchers = u32::try_from(self.watchers.len()).unwrap_or(u32::MAX);
-        Some(self.last_round? + interval.saturating_mul(watchers.div_ceil(WATCHED_CLOSELY).max(1)))
-    }
-
-    /// Begins a round if there is a change to tell, or a client without an earlier change.
-    fn begin_round(&mut self, now: Instant) {
-        if let Some(change) = self.members.take_news() {
-            self.batch += 1;
-            self.change = change;
-        } else if !self.is_behind {
-            return;
-        }
-        self.is_behind = false;
-        self.round = Some(0);
-        self.last_round = Some(now);
-    }
-
-    /// A portion of the round.
-    fn step(&mut self, topic: &TopicName, shared: &Topics) {
-        let Self { members, watchers, batch, change, round, is_behind, .. } = self;
-        let (mut frames, mut sent, mut deferred) = (Frames::new(topic, members, change), 0, 0);
-        let from = round.unwrap_or_default();
-        *round = None;
-        for (looks, (id, watcher)) in watchers.range_mut(from..).enumerate() {
-            if sent >= PORTION as u64 || looks >= LOOKS {
-                // The client is the first of the next portion.
-                *round = Some(*id);
-                break;
-            }
-            if watcher.seen >= *batch {
-                continue;
-            }
-            let follows = watcher.seen + 1 == *batch && (watcher.has_list || *change == Change::Count);
-            let frame = frames.get(watcher.slot.codec(), follows, &watcher.slot);
-            if watcher.slot.offer(&frame) {
-                (watcher.seen, watcher.has_list, watcher.is_deferred) = (*batch, members.is_listed(), false);
-                sent += 1;
-            } else {
-                deferred += u64::from(!std::mem::replace(&mut watcher.is_deferred, true));
-                *is_behind = true;
-            }
-        }
-        shared.counters.presence_frames.fetch_add(sent, Ordering::Relaxed);
-        shared.counters.presence_deferred.fetch_add(deferred, Ordering::Relaxed);
-    }
-
     /// Lists the topic under the moment at which the topic has something to do.
     fn list(&mut self, topic: &Arc<TopicState>, now: Instant, shared: &Topics) {
-        let due = self.next_due(now, shared.config().presence_interval);
-        self.relist(due, topic, shared);
-    }
-
-    fn next_due(&self, now: Instant, interval: Duration) -> Option<Instant> {
-        let round = match (self.round, self.members.has_news(), self.is_behind) {
-            (Some(_), ..) => Some(now),
-            (_, true, _) => Some(self.next_round(interval).unwrap_or(now)),
-            // Clients that lag need some time.
-            (_, _, true) => Some(self.next_round(interval.max(RETRY)).unwrap_or(now)),
-            _ => None,
-        };
+        self.account();
+        let round = self.watchers.due(&self.members, now, shared.config().presence_interval);
         let sync = self.sync.as_ref().and_then(|sync| sync.due());
-        [round, self.members.next_leave(), sync].into_iter().flatten().min()
+        let due = [round, self.members.next_leave(), sync].into_iter().flatten().min();
+        self.relist(due, topic, shared);
     }
 
     /// Gives the topic this place among the topics with something to do.
@@ -335,48 +242,19 @@ impl Inner {
             self.due = due;
         }
     }
-}
 
-/// The frames of a portion, each made when first needed.
-struct Frames<'a> {
-    topic: &'a TopicName,
-    members: &'a Members,
-    change: &'a Change,
-    made: Vec<(CodecId, bool, Bytes)>,
-}
-
-impl<'a> Frames<'a> {
-    fn new(topic: &'a TopicName, members: &'a Members, change: &'a Change) -> Self {
-        Self { topic, members, change, made: Vec::new() }
+    /// Tells the ledger what the presence takes now.
+    fn account(&mut self) {
+        let named = self.named.len() * 2 * size_of::<u64>();
+        let bytes = size_of::<Self>() + self.members.bytes() + self.watchers.bytes() + named;
+        self.ledger.change_members(self.accounted, bytes);
+        self.accounted = bytes;
     }
+}
 
-    /// The frame for clients of a codec: the change alone for a client with all earlier batches (`follows`), and the state for
-    /// any other client. Empty from a codec that panics, or has no words.
-    fn get(&mut self, codec: CodecId, follows: bool, slot: &Slot) -> Bytes {
-        let made = self.made.iter().find(|(other, kind, _)| (*other, *kind) == (codec, follows));
-        if let Some((.., frame)) = made {
-            return frame.clone();
-        }
-        let encode = |event: &ServerEvent<'_>| slot.codecs().encode(codec, event).unwrap_or_default();
-        let topic = self.topic;
-        let frame = match self.change {
-            Change::Users { joined, left, count, more } if follows => {
-                let (count, mut frame) = (*count, BytesMut::new());
-                if !joined.is_empty() || left.is_empty() && *more {
-                    frame.extend_from_slice(&encode(&ServerEvent::Joined { topic, count, members: joined }));
-                }
-                if !left.is_empty() || joined.is_empty() && !*more {
-                    frame.extend_from_slice(&encode(&ServerEvent::Left { topic, count, members: left }));
-                }
-                frame.freeze()
-            }
-            _ => {
-                let (count, list) = (self.members.count(), self.members.list());
-                encode(&ServerEvent::Presence { id: None, topic, count, members: list.as_deref() })
-            }
-        };
-        self.made.push((codec, follows, frame.clone()));
-        frame
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ledger.change_members(self.accounted, 0);
     }
 }
 

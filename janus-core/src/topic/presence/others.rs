@@ -81,7 +81,11 @@ impl NodeMembers {
 
 /// The members of the other nodes. An entry for each node named by the engine.
 #[derive(Debug, Default)]
-pub(super) struct Others(BTreeMap<NodeId, Kept>);
+pub(super) struct Others {
+    nodes: BTreeMap<NodeId, Kept>,
+    /// What the users take.
+    bytes: usize,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -91,15 +95,39 @@ struct Kept {
     users: BTreeMap<Arc<str>, Option<Arc<str>>>,
 }
 
+impl Kept {
+    fn bytes(&self) -> usize {
+        let user = |(name, info): (&Arc<str>, &Option<Arc<str>>)| {
+            USER_BYTES + name.len() + info.as_ref().map_or(0, |info| info.len())
+        };
+        self.users.iter().map(user).sum()
+    }
+}
+
+/// The price of another node's user.
+const USER_BYTES: usize = 64;
+
 impl Others {
     /// Members without a name.
     pub(super) fn nameless(&self) -> usize {
-        self.0.values().map(|kept| kept.nameless).sum()
+        self.nodes.values().map(|kept| kept.nameless).sum()
+    }
+
+    /// What the members of the other nodes take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The info of a user at another node: the shown one, if a node has it. `None` for a user of no other node.
+    pub(super) fn info(&self, name: &Arc<str>, shown: &Option<Arc<str>>) -> Option<Option<Arc<str>>> {
+        let mut infos = self.nodes.values().filter_map(|kept| kept.users.get(name));
+        let first = infos.next()?;
+        Some(if first == shown || infos.any(|info| info == shown) { shown.clone() } else { first.clone() })
     }
 
     /// Whether a node has left users out.
     pub(super) fn has_unlisted(&self) -> bool {
-        self.0.values().any(|kept| kept.unlisted)
+        self.nodes.values().any(|kept| kept.unlisted)
     }
 
     /// Notes the words of a node, or the end of the node. Returns the users of the node before.
@@ -107,10 +135,13 @@ impl Others {
         let before = match said {
             Some(NodeMembers { nameless, unlisted, users }) => {
                 let users = users.into_iter().map(|member| (member.user, member.info)).collect();
-                self.0.insert(node, Kept { nameless, unlisted, users })
+                let kept = Kept { nameless, unlisted, users };
+                self.bytes += kept.bytes();
+                self.nodes.insert(node, kept)
             }
-            None => self.0.remove(&node),
+            None => self.nodes.remove(&node),
         };
+        self.bytes -= before.as_ref().map_or(0, Kept::bytes);
         before.map(|kept| kept.users).unwrap_or_default()
     }
 }

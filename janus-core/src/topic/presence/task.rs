@@ -5,6 +5,7 @@
 //! single topic at a time. The list outlives the task: a successor continues.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -40,44 +41,58 @@ impl Presences {
         }
     }
 
-    /// The settings have changed: each topic looks anew when it has something to do.
-    fn look_anew(&self) {
-        let topics: Vec<_> = self.due.lock().values().cloned().collect();
-        for topic in topics {
-            if let Some(presence) = &topic.presence {
-                presence.look_anew(&topic, self);
-            }
-        }
-    }
-
     fn first(&self) -> Option<(Instant, Arc<TopicState>)> {
         self.due.lock().first_key_value().map(|((due, _), topic)| (*due, Arc::clone(topic)))
     }
 }
 
+/// Topics that follow other settings, before topics with something to do have a turn.
+const FOLLOWING: usize = 256;
+
+/// Has a portion of the topics behind this number follow other settings. Returns the last of them; `None` if there are no
+/// more.
+fn follow(after: u64, shared: &Topics) -> Option<u64> {
+    let topics = shared.table.portion(after, FOLLOWING);
+    for topic in &topics {
+        if let Some(presence) = &topic.presence {
+            presence.follow(topic, shared);
+        }
+    }
+    topics.last().map(|topic| topic.number)
+}
+
 /// Does what is due. For ever; asleep while no topic has anything to do.
 pub(crate) async fn run(shared: Arc<Topics>) {
     let mut reloads = shared.reloads();
+    // The last topic that has followed the settings in force; `None` if all have. A predecessor may have left some behind.
+    let mut followed = Some(0);
     loop {
         if reloads.has_changed().unwrap_or(false) {
             reloads.mark_unchanged();
-            shared.presences.look_anew();
+            followed = Some(0);
         }
-        let Some((due, topic)) = shared.presences.first() else {
-            shared.presences.changed.notified().await;
-            continue;
-        };
-        if due > Instant::now() {
-            tokio::select! {
-                () = sleep_until(due) => {}
-                () = shared.presences.changed.notified() => {}
-                // Without further reloads the instance is at its end.
-                Ok(()) = reloads.changed() => shared.presences.look_anew(),
+        followed = followed.and_then(|followed| follow(followed, &shared));
+        match shared.presences.first() {
+            Some((due, topic)) if due <= Instant::now() => {
+                if let Some(presence) = &topic.presence {
+                    presence.turn(&topic, &shared);
+                }
             }
-            continue;
-        }
-        if let Some(presence) = &topic.presence {
-            presence.turn(&topic, &shared);
+            _ if followed.is_some() => {}
+            next => {
+                let due = async {
+                    match next {
+                        Some((due, _)) => sleep_until(due).await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = due => {}
+                    () = shared.presences.changed.notified() => {}
+                    // Without further reloads the instance is at its end.
+                    Ok(()) = reloads.changed() => followed = Some(0),
+                }
+            }
         }
         yield_now().await;
     }

@@ -1,12 +1,15 @@
 //! The rounds of a topic, step by step: the frames of each client, and the clients without room.
 
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, DuplexStream};
 use tokio::task::unconstrained;
 
+use super::watchers::PORTION;
 use super::*;
 use crate::delivery::Terms;
 use crate::delivery::stream::Stream;
@@ -69,6 +72,7 @@ impl<'a> Stage<'a> {
             default_namespace: crate::config::Namespace { presence: Mode::Members, ..Default::default() },
             presence_interval: Duration::ZERO,
             presence_linger: Duration::ZERO,
+            max_presence_member_bytes: 16 * 1_024,
             ..Config::default()
         };
         with_topics(config, |topics| {
@@ -84,7 +88,7 @@ impl<'a> Stage<'a> {
 
     fn watch(&self, reader: &Reader) {
         self.presence().join(&self.topic, &reader.slot, None, self.topics);
-        self.presence().watch(&self.topic.name, &reader.slot);
+        self.presence().watch(&self.topic, &reader.slot, self.topics);
     }
 
     /// Another user joins, and all clients are told.
@@ -96,11 +100,28 @@ impl<'a> Stage<'a> {
         self.last
     }
 
-    fn run(&self) {
+    fn turn(&self) {
         self.presence().turn(&self.topic, self.topics);
-        while self.presence().0.lock().round.is_some() {
-            self.presence().turn(&self.topic, self.topics);
+    }
+
+    fn run(&self) {
+        self.turn();
+        while self.presence().0.lock().watchers.has_work() {
+            self.turn();
         }
+    }
+
+    /// A user subscribes, and no client is told.
+    fn enter(&self, id: u64, user: Identity) {
+        self.presence().join(&self.topic, &Reader::new(id).slot, Some(&user), self.topics);
+    }
+
+    fn leave(&self, id: u64) {
+        self.presence().leave(&self.topic, &Reader::new(id).slot, self.topics);
+    }
+
+    fn accounted(&self) -> usize {
+        self.topics.ledger().bytes()
     }
 }
 
@@ -109,16 +130,14 @@ fn each_change_is_told_once_and_a_newcomer_is_not_told_what_the_list_has() {
     Stage::with(|mut stage| {
         let mut first = Reader::new(1);
         stage.watch(&first);
+        stage.run();
         stage.join();
         stage.join();
         assert_eq!(first.read(), ["presence 1", "joined 2", "joined 3"]);
         let mut second = Reader::new(2);
         stage.watch(&second);
         stage.run();
-        assert_eq!(
-            (first.read(), second.read()),
-            (vec!["joined 4".to_owned()], vec!["presence 4".to_owned(), "joined 4".to_owned()])
-        );
+        assert_eq!((first.read(), second.read()), (vec!["joined 4".to_owned()], vec!["presence 4".to_owned()]));
         let left = Reader::new(stage.last);
         stage.presence().leave(&stage.topic, &left.slot, stage.topics);
         stage.run();
@@ -182,7 +201,7 @@ fn a_round_is_divided_into_portions() {
         stage.presence().join(&stage.topic, &Reader::new(stage.last).slot, Some(&user), stage.topics);
         let mut told = Vec::new();
         for _ in 0..3 {
-            stage.presence().turn(&stage.topic, stage.topics);
+            stage.turn();
             told.push(readers.iter_mut().filter_map(|reader| reader.read().pop()).count());
         }
         assert_eq!(told, [PORTION; 3]);
@@ -203,5 +222,130 @@ fn a_topic_with_nothing_to_do_is_not_listed() {
         assert!(is_listed(&stage));
         stage.presence().leave(&stage.topic, &reader.slot, stage.topics);
         assert!(!is_listed(&stage), "the client that watched has left");
+    });
+}
+
+#[test]
+fn first_lists_come_in_portions_and_are_encoded_once() {
+    Stage::with(|stage| {
+        let mut readers: Vec<_> = (1..=3 * PORTION as u64).map(Reader::new).collect();
+        readers.iter().for_each(|reader| stage.watch(reader));
+        assert_eq!(
+            readers.iter_mut().map(|reader| reader.read().len()).sum::<usize>(),
+            0,
+            "not by the client's own turn"
+        );
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            stage.turn();
+            let before = stage.presence().0.lock().watchers.made();
+            assert!(before <= 1, "{before} frames for clients with the same need");
+            told.push(readers.iter_mut().filter_map(|reader| reader.read().pop()).collect::<Vec<_>>());
+        }
+        assert_eq!(told, vec![vec![format!("presence {}", 3 * PORTION); PORTION]; 3]);
+        assert_eq!(stage.presence().0.lock().watchers.made(), 0, "no frame is kept while all have been told");
+    });
+}
+
+#[test]
+fn a_portion_has_a_limit_of_bytes() {
+    Stage::with(|stage| {
+        let info = serde_json::Value::from("x".repeat(10 * 1_024));
+        stage.enter(900, Identity::user("alice").info(info.clone()));
+        stage.enter(901, Identity::user("bob").info(info));
+        let mut readers: Vec<_> = (1..=8).map(Reader::new).collect();
+        readers.iter().for_each(|reader| stage.watch(reader));
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            stage.turn();
+            told.push(readers.iter_mut().filter_map(|reader| reader.read().pop()).count());
+        }
+        assert_eq!(told, [4, 4], "lists of 20 KiB in portions of 64 KiB");
+    });
+}
+
+#[test]
+fn a_first_list_waits_for_room_next_to_other_answers() {
+    Stage::with(|stage| {
+        let info = serde_json::Value::from("x".repeat(2 * QUEUE_BYTES));
+        stage.enter(900, Identity::user("alice").info(info));
+        let mut reader = Reader::new(1);
+        reader.slot.cork();
+        reader.slot.tell(&crate::wire::ServerEvent::Pong);
+        stage.watch(&reader);
+        stage.run();
+        let queued = reader.slot.queued().unwrap().0;
+        assert!(queued < QUEUE_BYTES / 4, "{queued} bytes wait");
+        reader.slot.uncork(bytes::Bytes::new());
+        assert_eq!(reader.read(), ["pong "]);
+        stage.run();
+        assert_eq!(reader.read(), ["presence 2"]);
+    });
+}
+
+#[test]
+fn a_change_after_the_first_list_is_told_even_if_it_cancels_an_earlier_change() {
+    Stage::with(|stage| {
+        let mut early = Reader::new(1);
+        stage.watch(&early);
+        stage.enter(900, Identity::user("alice"));
+        stage.run();
+        early.read();
+        // A round is under way, so that the next changes wait for the next round.
+        let mut late = Reader::new(2);
+        stage.presence().join(&stage.topic, &late.slot, Some(&Identity::user("late")), stage.topics);
+        stage.run();
+        early.read();
+        stage.enter(901, Identity::user("bob"));
+        stage.leave(900);
+        {
+            let mut inner = stage.presence().0.lock();
+            let version = inner.members.version();
+            inner.watchers.add(&late.slot, version);
+            let Inner { members, watchers, .. } = &mut *inner;
+            watchers.greet_all(members, &stage.topic.name);
+        }
+        assert_eq!(late.read(), ["presence 3"], "with bob, and without alice");
+        stage.leave(901);
+        stage.enter(902, Identity::user("alice"));
+        stage.run();
+        assert_eq!(late.read(), ["joined 3", "left 3"], "alice has come, and bob has left");
+    });
+}
+
+#[test]
+fn members_and_watching_clients_are_in_the_account_of_memory() {
+    Stage::with(|stage| {
+        let before = stage.accounted();
+        let info = serde_json::Value::from("x".repeat(5_000));
+        stage.enter(900, Identity::user("alice").info(info.clone()));
+        let one = stage.accounted();
+        assert!(one > before + 5_000, "{one} after {before}");
+        stage.enter(901, Identity::user("alice").info(serde_json::Value::from("y".repeat(4_000))));
+        assert!(stage.accounted() > one + 4_000, "the infos of both connections");
+        stage.leave(900);
+        stage.leave(901);
+        let reader = Reader::new(1);
+        stage.watch(&reader);
+        stage.run();
+        assert!(stage.accounted() > before);
+        stage.leave(1);
+        stage.run();
+        assert_eq!(stage.accounted(), before);
+    });
+}
+
+#[test]
+fn an_ended_topic_gives_its_account_back() {
+    Stage::with(|stage| {
+        let before = stage.accounted();
+        let name = TopicName::new("other", 255).unwrap();
+        let topic = Arc::new(TopicState::new(name, 2, None, None, stage.topics));
+        let slot = Reader::new(7).slot;
+        let presence = topic.presence.as_ref().unwrap();
+        presence.join(&topic, &slot, Some(&Identity::user("alice")), stage.topics);
+        assert!(stage.accounted() > before);
+        drop(topic);
+        assert_eq!(stage.accounted(), before);
     });
 }

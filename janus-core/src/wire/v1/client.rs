@@ -10,7 +10,7 @@ use super::super::json::{self, Members};
 use super::super::object::Object;
 use super::frame;
 use crate::wire::base64::put_base64;
-use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Position, RequestId, Since};
+use crate::wire::{Base64, ClientId, Epoch, IdempotencyKey, Limits, Member, Position, RequestId, Since};
 
 /// A sign of life, answered by the server.
 pub const PING: &str = r#"{"type":"ping"}"#;
@@ -41,6 +41,25 @@ pub fn subscribe(id: RequestId, topic: &str, since: Option<Since>) -> String {
             None => frame,
         }
     })
+}
+
+/// Subscribes to a topic from now on, and watches the members; answered with [`ServerFrame::Subscribed`], and then with
+/// [`ServerFrame::Presence`].
+///
+/// ```
+/// use janus_core::wire::v1::client::watch;
+///
+/// assert_eq!(watch(Some(1), "news"), r#"{"type":"subscribe","id":1,"topic":"news","presence":true}"#);
+/// ```
+#[must_use]
+pub fn watch(id: RequestId, topic: &str) -> String {
+    build("subscribe", |frame| frame.id(id).text("topic", topic).raw("presence", "true"))
+}
+
+/// Asks for the members of a topic; answered with [`ServerFrame::Presence`].
+#[must_use]
+pub fn presence(id: RequestId, topic: &str) -> String {
+    build("presence", |frame| frame.id(id).text("topic", topic))
 }
 
 /// Ends a subscription.
@@ -205,6 +224,35 @@ pub enum ServerFrame<'a> {
         /// The number of the last lost message.
         to: u64,
     },
+    /// The members of a topic: the answer to a request, or the state for a client that watches.
+    Presence {
+        /// The request; `None` for a client that watches.
+        id: RequestId,
+        /// The topic.
+        topic: Cow<'a, str>,
+        /// The number of members.
+        count: u64,
+        /// The users; `None` if the topic is counted only.
+        members: Option<Vec<Member>>,
+    },
+    /// Users have come to a watched topic, or have another info.
+    Joined {
+        /// The topic.
+        topic: Cow<'a, str>,
+        /// The number of members from now on.
+        count: u64,
+        /// The users that have come.
+        members: Vec<Member>,
+    },
+    /// Users have left a watched topic.
+    Left {
+        /// The topic.
+        topic: Cow<'a, str>,
+        /// The number of members from now on.
+        count: u64,
+        /// The users that have left.
+        members: Vec<Member>,
+    },
     /// A request was refused.
     Error {
         /// The request, if known.
@@ -286,6 +334,16 @@ impl<'a> ServerFrame<'a> {
                 Self::Published { id, topic: topic??, position: position()?, subscribers: subscribers?.parse().ok()? }
             }
             "gap" => Self::Gap { topic: topic??, epoch: epoch?, from: from?.parse().ok()?, to: to?.parse().ok()? },
+            "presence" | "joined" | "left" => {
+                let [count, members] = json::members(text, ["count", "members"]).ok()?.values;
+                let (topic, count) = (topic??, count?.parse().ok()?);
+                match (&*kind, members) {
+                    ("presence", None) => Self::Presence { id, topic, count, members: None },
+                    ("presence", Some(list)) => Self::Presence { id, topic, count, members: Some(members_of(list)?) },
+                    ("joined", list) => Self::Joined { topic, count, members: members_of(list?)? },
+                    (_, list) => Self::Left { topic, count, members: members_of(list?)? },
+                }
+            }
             "pong" => Self::Pong,
             "welcome" => Self::welcome(text, resumed?)?,
             "error" => {
@@ -326,6 +384,15 @@ impl<'a> ServerFrame<'a> {
 fn expires(text: &str) -> Option<Option<Duration>> {
     let [expires] = json::members(text, ["expires_ms"]).ok()?.values;
     expires.map(|raw| raw.parse().ok().map(Duration::from_millis)).map_or(Some(None), |time| time.map(Some))
+}
+
+/// The members of a list.
+fn members_of(list: &str) -> Option<Vec<Member>> {
+    let member = |item: &&str| {
+        let [user, info] = json::members(item, ["user", "info"]).ok()?.values;
+        Some(Member::new(&*json::string(user?)?, info))
+    };
+    json::items_of(list).ok()?.iter().map(member).collect()
 }
 
 type Reason<'a> = (u16, Cow<'a, str>, Cow<'a, str>, Option<Duration>);

@@ -119,6 +119,8 @@ mod requests {
         for none in ["", r#","presence":false"#, r#","presence":null"#] {
             assert!(!watches(none), "{none}");
         }
+        assert_eq!(client::watch(Some(3), "t"), r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#);
+        assert_eq!(client::presence(Some(4), "t"), r#"{"type":"presence","id":4,"topic":"t"}"#);
         assert_eq!(
             decoded(r#"{"type":"presence","id":4,"topic":"t"}"#),
             Ok(Command::Presence { topic: topic("t"), id: Some(4) })
@@ -578,25 +580,34 @@ mod events {
             String::from_utf8(out.to_vec()).unwrap()
         };
         let list = r#""members":[{"user":"a","info":[1.0]}]}"#;
-        for (event, expected) in [
+        let (name, all) = (|| "t".into(), || members.to_vec());
+        for (event, expected, frame) in [
             (
                 ServerEvent::Presence { id: Some(1), topic, count: 2, members: some },
                 format!(r#"{{"type":"presence","id":1,"topic":"t","count":2,{list}"#),
+                ServerFrame::Presence { id: Some(1), topic: name(), count: 2, members: Some(all()) },
             ),
             (
                 ServerEvent::Presence { id: None, topic, count: 2, members: None },
                 r#"{"type":"presence","topic":"t","count":2}"#.to_owned(),
+                ServerFrame::Presence { id: None, topic: name(), count: 2, members: None },
             ),
             (
                 ServerEvent::Joined { topic, count: 2, members: &members },
                 format!(r#"{{"type":"joined","topic":"t","count":2,{list}"#),
+                ServerFrame::Joined { topic: name(), count: 2, members: all() },
             ),
             (
                 ServerEvent::Left { topic, count: 2, members: &[] },
                 r#"{"type":"left","topic":"t","count":2,"members":[]}"#.to_owned(),
+                ServerFrame::Left { topic: name(), count: 2, members: Vec::new() },
             ),
         ] {
             assert_eq!(of(event), expected);
+            assert_eq!(ServerFrame::parse(&expected), frame);
+        }
+        for text in [r#"{"type":"joined","topic":"t","count":2}"#, r#"{"type":"left","topic":"t","members":[]}"#] {
+            assert_eq!(ServerFrame::parse(text), ServerFrame::Unknown(text));
         }
     }
 
