@@ -232,10 +232,10 @@ async fn clients_of_other_protocols_do_not_reach_the_channels() {
     for janus in [start(|builder| builder).await, start(|builder| builder.hooks(Welcome)).await] {
         for topic in ["pusher:private-a", "pusher:news", "pusher-presence:presence-a", "pusher-cache:cache-a"] {
             let answer = native(&janus, json!({ "type": "subscribe", "topic": topic, "id": 1 })).await;
-            assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("forbidden")), "{answer}");
+            assert_eq!((&answer["type"], &answer["error"]), (&json!("error"), &json!("forbidden")), "{answer}");
         }
         let publish = json!({ "type": "publish", "topic": "pusher:news", "data": 1, "ack": true, "id": 1 });
-        assert_eq!(native(&janus, publish).await["code"], "forbidden");
+        assert_eq!(native(&janus, publish).await["error"], "forbidden");
         let answer = native(&janus, json!({ "type": "subscribe", "topic": "news", "id": 1 })).await;
         assert_eq!(answer["type"], "subscribed", "{answer}");
         janus.shutdown().await;
