@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signatures_of_an_earlier_secret_are_good_while_both_stand_in_the_file() {
+    fn signatures_of_an_earlier_secret_are_good_while_the_file_has_both() {
         let old = keys().sign("text");
         let both = Keys::new(["another", "7ad3773142a6692b25b8"]);
         assert!(both.verify("text", &old) && both.verify("text", &both.sign("text")));
