@@ -207,15 +207,13 @@ impl PusherDecoder {
     /// Notes a channel for which the application has signed. False if there are too many.
     fn note_channel(&mut self, name: &str, user: Option<Arc<str>>, most: usize) -> bool {
         let channels = &mut self.signed.get_or_insert_default().channels;
-        match channels.iter_mut().find(|(known, _)| **known == *name) {
-            // The user of the first subscription is the member.
-            Some(_) => true,
-            None if channels.len() < most => {
-                channels.push((name.into(), user));
-                true
-            }
-            None => false,
+        // The user of the first subscription is the member.
+        let is_known = channels.iter().any(|(known, _)| **known == *name);
+        let has_room = is_known || channels.len() < most;
+        if has_room && !is_known {
+            channels.push((name.into(), user));
         }
+        has_room
     }
 
     fn unsubscribe(&mut self, Unsubscribe { channel: name }: &Unsubscribe, limits: &Limits) -> Decoded {

@@ -99,8 +99,11 @@ impl Pusher {
         let (app, paths) = (Arc::clone(&self.app), |text: &str| -> PathPattern { text.parse().expect("a path") });
         let route = |method: &str| {
             let app = Arc::clone(&app);
+            let signer = Arc::clone(&app);
             let answer = move |request| api::answer(Arc::clone(&app), request);
-            HttpRoute::new(method, paths("/apps/*"), answer).max_body_bytes(app_body_bytes(&self.app))
+            HttpRoute::new(method, paths("/apps/*"), answer)
+                .check(move |head| api::check(&signer, head).map(|_| ()))
+                .max_body_bytes(app_body_bytes(&self.app))
         };
         builder
             .websocket(paths("/app/*"), WebSocket::new(Protocol::new(Arc::clone(&self.app))))

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_namespaces_have_what_their_channels_need_unless_the_operator_says_otherwise() {
+    fn namespaces_have_what_their_channels_need_unless_the_operator_decides() {
         let mut config = Config::default();
         PusherSettings::default().prepare(&mut config);
         assert!(config.namespaces.is_empty());

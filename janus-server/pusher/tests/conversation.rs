@@ -11,6 +11,7 @@ use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
 use janus_core::{Builder, Config, Janus, Message};
 use janus_pusher::{Pusher, PusherSettings};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -232,10 +233,10 @@ async fn clients_of_other_protocols_do_not_reach_the_channels() {
     for janus in [start(|builder| builder).await, start(|builder| builder.hooks(Welcome)).await] {
         for topic in ["pusher:private-a", "pusher:news", "pusher-presence:presence-a", "pusher-cache:cache-a"] {
             let answer = native(&janus, json!({ "type": "subscribe", "topic": topic, "id": 1 })).await;
-            assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("forbidden")), "{answer}");
+            assert_eq!((&answer["type"], &answer["error"]), (&json!("error"), &json!("forbidden")), "{answer}");
         }
         let publish = json!({ "type": "publish", "topic": "pusher:news", "data": 1, "ack": true, "id": 1 });
-        assert_eq!(native(&janus, publish).await["code"], "forbidden");
+        assert_eq!(native(&janus, publish).await["error"], "forbidden");
         let answer = native(&janus, json!({ "type": "subscribe", "topic": "news", "id": 1 })).await;
         assert_eq!(answer["type"], "subscribed", "{answer}");
         janus.shutdown().await;
@@ -265,6 +266,25 @@ async fn a_user_sent_away_stays_away_and_other_users_of_that_name_stay() {
     assert_eq!(janus.disconnect_user("pusher:native", false), 1);
     assert_eq!(alice.end().await, (json!(4009), 4009));
     bob.subscribed("news", None).await;
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_before_the_body_is_read() {
+    let janus = start(|builder| builder).await;
+    for (target, status) in [
+        ("/apps/3/events?auth_key=278d425bdf160c739803&auth_timestamp=1&auth_version=1.0&auth_signature=00", "401"),
+        ("/apps/3/events", "401"),
+        ("/apps/4/events", "404"),
+    ] {
+        let mut stranger = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
+        // The body never comes.
+        let head = format!("POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n");
+        stranger.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        tokio::time::timeout(PATIENCE, stranger.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer[9..], status.as_bytes(), "{target}");
+    }
     janus.shutdown().await;
 }
 

@@ -12,26 +12,43 @@ mod events;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use janus_core::wire::HttpError;
+use janus_core::wire::{HttpError, HttpRequest};
 use janus_core::{RouteRequest, RouteResponse};
 use serde::Serialize;
 
 use crate::app::App;
-use crate::signature::Signed;
+use crate::signature::{BadRequest, Parameters, Signed, check_body};
 
 pub(crate) use events::MAX_BATCH;
+
+/// Checks a request by its head: the application's id and its signature. Requests of strangers are not read further.
+///
+/// # Errors
+///
+/// The request is not signed by the application.
+pub(crate) fn check(app: &App, head: &HttpRequest) -> Result<Parameters, HttpError> {
+    let rest = head.path().strip_prefix("/apps/").unwrap_or_default();
+    if rest.split('/').next() != Some(&app.id) {
+        return Err(HttpError::new(404, "unknown_app", "this server has no application with this id"));
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let signed = Signed { method: &head.method, path: head.path(), query: head.query() };
+    signed.check(&app.key, &app.keys, now).map_err(unauthorized)
+}
+
+fn unauthorized(error: BadRequest) -> HttpError {
+    HttpError::new(401, "unauthorized", error.to_string())
+}
 
 /// The answer to a request under `/apps/`.
 ///
 /// # Errors
 ///
-/// The request is not signed by the application, whose sender may be a stranger: the connection is closed.
+/// The body is not the signed one.
 pub(crate) async fn answer(app: Arc<App>, request: RouteRequest) -> Result<RouteResponse, HttpError> {
-    let (id, rest) = request.rest.split_once('/').unwrap_or((&request.rest, ""));
-    if id != app.id {
-        return Err(HttpError::new(404, "unknown_app", "this server has no application with this id"));
-    }
-    let query = check(&app, &request)?;
+    let query = check(&app, &request.head)?;
+    check_body(&query, &request.body).map_err(unauthorized)?;
+    let rest = request.rest.split_once('/').map_or("", |(_, rest)| rest);
     let asked = Asked { app: &app, janus: &request.janus, query };
     // A HEAD is answered as a GET.
     let is_post = request.head.method == "POST";
@@ -46,21 +63,6 @@ pub(crate) async fn answer(app: Arc<App>, request: RouteRequest) -> Result<Route
         _ => Err(Refusal::new(404, "no such request; see docs/PUSHER.md for what this server has")),
     };
     Ok(answer.unwrap_or_else(|Refusal { status, text }| RouteResponse::new(status, "text/plain", text)))
-}
-
-/// Checks the signature of a request, and returns the parameters.
-fn check(app: &App, request: &RouteRequest) -> Result<Vec<(String, String)>, HttpError> {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let signed = Signed {
-        // A HEAD is signed as such.
-        method: &request.head.method,
-        path: request.head.path(),
-        query: request.head.query(),
-        body: &request.body,
-    };
-    signed
-        .check(&app.key, &app.keys, since_1970.as_secs())
-        .map_err(|error| HttpError::new(401, "unauthorized", error.to_string()))
 }
 
 /// A refused request of the application; the connection is kept. Pusher answers with plain text.
@@ -86,7 +88,7 @@ type Answer = Result<RouteResponse, Refusal>;
 struct Asked<'r> {
     app: &'r App,
     janus: &'r janus_core::Janus,
-    query: Vec<(String, String)>,
+    query: Parameters,
 }
 
 impl Asked<'_> {
