@@ -276,6 +276,9 @@ impl Modern {
                 self.line.reason.error = true;
             }
             ServerFrame::Refreshed { .. } => panic!("client {number}: nothing was to be refreshed: {text}"),
+            ServerFrame::Presence { .. } | ServerFrame::Joined { .. } | ServerFrame::Left { .. } => {
+                panic!("client {number}: no topic has presence: {text}");
+            }
             ServerFrame::Pong => {
                 let place = self.commands.iter().position(|(_, command)| !matches!(command, Command::Publish(_)));
                 let asked = place.and_then(|place| self.commands.remove(place));

@@ -135,6 +135,7 @@ fn understand(text: &str) -> Seen {
         Frame::Error { error, .. } => Seen::Error { code: error.into_owned() },
         Frame::Bye { error, .. } => Seen::Bye { code: error.into_owned() },
         Frame::Unsubscribed { .. } | Frame::Published { .. } | Frame::Refreshed { .. } | Frame::Pong => Seen::Other,
+        Frame::Presence { .. } | Frame::Joined { .. } | Frame::Left { .. } => Seen::Other,
         Frame::Unknown(text) => Seen::Unknown(text.to_owned()),
     }
 }

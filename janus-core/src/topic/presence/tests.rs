@@ -271,13 +271,13 @@ fn a_first_list_waits_for_room_next_to_other_answers() {
         stage.enter(900, Identity::user("alice").info(info));
         let mut reader = Reader::new(1);
         reader.slot.cork();
-        reader.slot.tell(&crate::wire::ServerEvent::Pong);
+        reader.slot.tell(&crate::wire::ServerEvent::Unsubscribed { id: None, topic: &stage.topic.name });
         stage.watch(&reader);
         stage.run();
         let queued = reader.slot.queued().unwrap().0;
         assert!(queued < QUEUE_BYTES / 4, "{queued} bytes wait");
         reader.slot.uncork(bytes::Bytes::new());
-        assert_eq!(reader.read(), ["pong "]);
+        assert_eq!(reader.read(), ["unsubscribed "]);
         stage.run();
         assert_eq!(reader.read(), ["presence 2"]);
     });
