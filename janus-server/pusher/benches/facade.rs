@@ -73,7 +73,7 @@ fn connect(addr: SocketAddr, protocol: Protocol) -> TcpStream {
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     socket.write_all(head.as_bytes()).unwrap();
-    let mut read_until = |socket: &mut TcpStream, end: &str| {
+    let read_until = |socket: &mut TcpStream, end: &str| {
         let mut text = String::new();
         while !text.contains(end) {
             let mut bytes = [0; 4_096];
