@@ -17,7 +17,8 @@ for component in rustfmt clippy; do
 done
 
 # The scripts in docs/benchmarks are tested, too, and janus-js and examples/web in real browsers, also over TLS and behind nginx; the
-# addresses of clients behind nginx and HAProxy; and client libraries of Node and Python.
+# addresses of clients behind nginx and HAProxy; client libraries of Node and Python; and the clients of Pusher Channels, in
+# Node and in the browser.
 missing=()
 # nginx is in /usr/sbin, which may be missing in a user's path.
 export PATH="$PATH:/usr/sbin"
@@ -86,13 +87,16 @@ for browser in chromium firefox; do
         cargo test --package janus-server --all-features --locked --test e2e -- browser:: --skip tls:: --include-ignored
 done
 
+step "official clients and publishers of Pusher Channels"
+tests/pusher/run.sh target/debug/janus-server
+
 step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
 
 step "packages"
 # cargo checks each package against the packaged members of the workspace that it depends on, and reuses an unpacked or
 # compiled package of the same version. Both must go, or the check would use the package of an earlier run.
-rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{access,actix-web,axum,core,server,supervision}-*
+rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{access,actix-web,axum,core,pusher,server,supervision}-*
 # Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
 cargo package --workspace --locked --allow-dirty --quiet --target-dir target/packages
 

@@ -27,8 +27,14 @@ const WORDS: [(&str, &str); 16] = [
 ];
 
 /// The folders of the released sources.
-const FOLDERS: [&str; 5] =
-    ["janus-api/src", "janus-core/src", "janus-core/supervision/src", "janus-server/access/src", "janus-server/src"];
+const FOLDERS: [&str; 6] = [
+    "janus-api/src",
+    "janus-core/src",
+    "janus-core/supervision/src",
+    "janus-server/access/src",
+    "janus-server/pusher/src",
+    "janus-server/src",
+];
 
 #[test]
 fn texts_for_readers_name_their_nouns() {

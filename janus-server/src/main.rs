@@ -127,6 +127,7 @@ fn config(command: &ConfigCommand) -> Result<(), Failure> {
             // The keys and authorities are read as at a start.
             Access::new(&loaded.settings).map_err(ServeError::Access)?;
             engine::of(&loaded.settings).map_err(ServeError::Engine)?;
+            janus_pusher::Pusher::from_settings(&loaded.settings.pusher).map_err(ServeError::Pusher)?;
             let warnings = certificates::check(&loaded.settings.core).map_err(ServeError::Start)?;
             let warnings = warnings.iter().map(ToString::to_string).chain(exposure::warning(&loaded.settings));
             for warning in warnings {

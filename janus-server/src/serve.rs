@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use janus_access::tokens::SetupError;
 use janus_core::supervision::in_words;
 use janus_core::{Builder, Config, DrainReport, Janus, StartupError};
+use janus_pusher::Pusher;
 use tokio::sync::mpsc;
 
 use crate::access::Access;
@@ -50,6 +51,8 @@ pub(crate) enum ServeError {
     #[error(transparent)]
     Access(#[from] SetupError),
     #[error(transparent)]
+    Pusher(#[from] janus_pusher::SetupError),
+    #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("the server gave up: {0}")]
     GaveUp(String),
@@ -63,6 +66,7 @@ impl ServeError {
             self,
             Self::Sockets(_)
                 | Self::Engine(_)
+                | Self::Pusher(_)
                 | Self::Access(SetupError::Client(_))
                 | Self::Start(StartupError::Config(_))
         )
@@ -135,6 +139,10 @@ impl Server {
             None => Janus::builder(),
         };
         let builder = sockets.hand_to(settings.clone(), builder).pass_on(pass_on).hooks(access.clone());
+        let builder = match Pusher::from_settings(&settings.pusher)? {
+            Some(pusher) => pusher.add_to(builder),
+            None => builder,
+        };
         let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;
         let api = Arc::new(Api::new(janus.clone(), settings, &shared, Some(access.clone())));
         api.serve_all(requests);

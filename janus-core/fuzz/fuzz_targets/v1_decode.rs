@@ -83,5 +83,5 @@ fuzz_target!(|input: Input<'_>| {
     let since = input.since.map(|(epoch, seq)| Position { epoch: Epoch::new(epoch), seq }.into());
     let subscribe = client::subscribe(id, input.topic, since);
     let command = decoder.decode(&subscribe, input.more.into(), &LIMITS).expect("it is well built");
-    assert_eq!(command, Request::Command(Command::Subscribe { topic, since, horizon: None, presence: false, id }));
+    assert_eq!(command, Request::Command(Command::Subscribe { topic, since, horizon: None, presence: false, member: None, id }));
 });

@@ -1,8 +1,8 @@
 //! The shared part of the connection floor: the connections, and how the time of a home arbiter is divided between them.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::accounts::fairness::Fairness;
 use crate::config::Config;
 use crate::ground::homes::HomeId;
 use crate::ground::log_lines::LogLines;
-use crate::hooks::{HookRunner, Revocations};
+use crate::hooks::{Gates, HookRunner, Revocations};
 use crate::session::Sessions;
 use crate::supervision::{DynamicSupervisor, Shutdown};
 
@@ -51,6 +51,8 @@ pub(crate) struct Connections {
     pub(crate) lost_lines: LogLines,
     /// The embedder's hooks, if there are any.
     hooks: Option<Arc<HookRunner>>,
+    /// The protocols that decide about their own clients; set once, before the first client.
+    pub(crate) gates: OnceLock<Gates>,
     /// Users and tokens that are not served, whatever the hooks say.
     pub(crate) revocations: Revocations,
     /// For TLS listeners, if there are any.
@@ -83,6 +85,7 @@ impl Connections {
             rate_lines: LogLines::default(),
             lost_lines: LogLines::default(),
             hooks,
+            gates: OnceLock::new(),
             revocations,
             tls,
         }

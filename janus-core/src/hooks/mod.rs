@@ -2,6 +2,7 @@
 // |---|---|---|
 // | `mod.rs` | API | `Hooks`, and the types of its questions and events |
 // | `identity.rs` | value | who a client is, what the client may do, and for how long |
+// | `gate.rs` | value | protocols that decide about their own clients |
 // | `grant.rs` | value | the topics to which a client may subscribe, or publish |
 // | `patterns.rs` | pure | patterns of topic names |
 // | `revocations.rs` | table | users and tokens whose right was withdrawn |
@@ -89,6 +90,7 @@
 //! hook that blocks its thread delays all other tasks there, including other hooks, which then exceed their time; use
 //! `tokio::task::spawn_blocking` for blocking work. The deadlines hold in any case.
 
+mod gate;
 mod grant;
 mod identity;
 mod observer;
@@ -109,6 +111,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub use gate::Gate;
+pub(crate) use gate::Gates;
 pub use grant::Grant;
 pub use identity::Identity;
 pub(crate) use observer::{News, observe};

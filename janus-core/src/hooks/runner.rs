@@ -62,7 +62,7 @@ impl Refused {
     }
 
     /// The refusal of a connection.
-    fn connection(denied: Denied) -> Self {
+    pub(super) fn connection(denied: Denied) -> Self {
         let cause = denied.cause;
         let code = if cause == Cause::Expired { ErrorCode::TokenExpired } else { ErrorCode::Unauthorized };
         let refused = Self::denied(denied, code);

@@ -29,7 +29,7 @@ use crate::delivery::codecs::TooManyCodecs;
 use crate::delivery::{Codecs, Sending, sender_threads};
 use crate::engine::{Engine, NodeId};
 use crate::ground::homes::Home;
-use crate::hooks::{HookSettings, Hooks, Started};
+use crate::hooks::{Gate, Gates, HookSettings, Hooks, Started};
 use crate::supervision::{Arbiter, Place, Supervisor};
 use crate::topic::Handover;
 use crate::topic::cluster::Cluster;
@@ -53,6 +53,7 @@ pub struct Builder {
     publish_routes: Vec<PublishRoute>,
     websockets: Vec<(PathPattern, WebSockets)>,
     routes: Vec<HttpRoute>,
+    gates: Vec<Gate>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -323,6 +324,14 @@ impl Builder {
         self
     }
 
+    /// Lets a protocol decide about its own clients, in place of the hooks, and have topics of its own; see [`Gate`]. A second
+    /// gate for the same protocol has no effect.
+    #[must_use]
+    pub fn gate(mut self, gate: Gate) -> Self {
+        self.gates.push(gate);
+        self
+    }
+
     /// Takes the streams that a codec does not want, such as requests on the HTTP port for neither WebSocket nor
     /// server-sent events. The function is called on the home arbiter and must not block. Without a function such
     /// streams are refused. A stream may [come back](crate::WayBack) after its request was answered.
@@ -520,6 +529,10 @@ impl Builder {
         let shared = Shared::new(config, homes, (codecs, sending), endpoints, hooks, tls, cluster);
         if let Some(router) = router {
             let _ = shared.router.set(router);
+        }
+        if !self.gates.is_empty() {
+            // Nothing has set any before.
+            _ = shared.gates.set(Gates::new(self.gates));
         }
         shared.sending().tell();
         shared.prepare_homes();

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{FrameError, HistoryQuery, HttpRequest, Publication, Since, TopicName};
+use super::{FrameError, HistoryQuery, HttpRequest, Member, Publication, Since, TopicName};
 
 /// The number of a request, chosen by the client and echoed in the answer; `None` if the request has none.
 pub type RequestId = Option<u64>;
@@ -50,6 +50,11 @@ pub enum Command {
         /// Whether the client watches the topic's presence: [`ServerEvent::Presence`](super::ServerEvent::Presence) after
         /// the answer, and then each change.
         presence: bool,
+        /// The user as whom the client is a member of this topic, whatever the client's identity says: for a protocol whose
+        /// decoder has checked who the client is in this topic. Held to the limits of
+        /// [`Config::max_presence_member_bytes`](crate::Config::max_presence_member_bytes), as an identity is. `None` for the
+        /// user of the identity. Without a meaning between a [`Preface`](Self::Preface) and [`AllAsked`](Self::AllAsked).
+        member: Option<Box<Member>>,
         /// Request id, echoed in the answer.
         id: RequestId,
     },
@@ -152,13 +157,13 @@ impl Command {
     /// Subscribes to a topic from now on.
     #[must_use]
     pub fn subscribe(topic: TopicName) -> Self {
-        Self::Subscribe { topic, since: None, horizon: None, presence: false, id: None }
+        Self::Subscribe { topic, since: None, horizon: None, presence: false, member: None, id: None }
     }
 
     /// Subscribes to a topic from this position on, from its start, or from its last message.
     #[must_use]
     pub fn subscribe_since(topic: TopicName, since: impl Into<Since>) -> Self {
-        Self::Subscribe { topic, since: Some(since.into()), horizon: None, presence: false, id: None }
+        Self::Subscribe { topic, since: Some(since.into()), horizon: None, presence: false, member: None, id: None }
     }
 
     /// Publishes this data, JSON text, with an empty event and message id and without a receipt.

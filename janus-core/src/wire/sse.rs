@@ -169,7 +169,7 @@ impl Sse {
         let horizon = since.and_then(|(_, horizon)| horizon);
         commands.extend(topics.into_iter().enumerate().map(|(place, topic)| {
             let since = since.map_or_else(|| begins.at(place), |(position, _)| Some(position.into()));
-            Command::Subscribe { topic, since, horizon, presence: presences.at(place), id: None }
+            Command::Subscribe { topic, since, horizon, presence: presences.at(place), member: None, id: None }
         }));
         commands.push_back(Command::AllAsked);
         Ok((commands, asker))

@@ -251,6 +251,7 @@ impl<'a> Fields<'a> {
                 since: self.since()?,
                 horizon: None,
                 presence: wants_presence(text)?,
+                member: None,
             },
             Some("presence") => Command::Presence { id: self.id()?, topic: self.topic(limits)? },
             Some("history") => {

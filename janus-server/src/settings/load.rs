@@ -222,9 +222,10 @@ impl Loaded {
     }
 
     /// Adds the namespaces of the file: the default namespace, with the values of each table written over it. Last,
-    /// because values of the default namespace may come from variables and flags.
+    /// because values of the default namespace may come from variables and flags. Then those of the channels of Pusher, as
+    /// far as the file does not have them.
     fn add_namespaces(&mut self) {
-        let Settings { core, access, .. } = &mut self.settings;
+        let Settings { core, access, pusher, .. } = &mut self.settings;
         for section in &self.sections {
             let mut namespace = (core.default_namespace.clone(), access.default_namespace.clone());
             for (index, value, _) in &section.values {
@@ -233,6 +234,7 @@ impl Loaded {
             core.namespaces.insert(section.name.clone(), namespace.0);
             access.namespaces.insert(section.name.clone(), namespace.1);
         }
+        pusher.prepare(core);
     }
 
     /// A broken rule across settings, each of them good by itself.

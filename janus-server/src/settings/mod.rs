@@ -1,7 +1,7 @@
 //! The server's settings: the table, the layers of values, and every text about a setting.
 //!
 //! A setting is a row in a table: in `janus_core::Config`, in `janus_core::Namespace`, in the two tables of
-//! `janus_access`, or below for the settings of the binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
+//! `janus_access`, in that of `janus_pusher`, or below for the settings of the binary alone. The file's keys, the `JANUS_` variables, the flags with their help, `config show` and docs/SETTINGS.md
 //! are made from the rows.
 //!
 //! | file | content |
@@ -39,6 +39,7 @@ use janus_access::{AccessSettings, Ask};
 use janus_core::settings::{HIDDEN, Stored, Table as _, Value, secs};
 use janus_core::supervision::in_words;
 use janus_core::{Config, ConfigError};
+use janus_pusher::PusherSettings;
 use log::LevelFilter;
 
 use crate::engine::{self, EngineAddresses};
@@ -140,6 +141,9 @@ janus_core::settings! {
 
             /// Who may do what.
             access: AccessSettings = AccessSettings::default();
+
+            /// An application of Pusher Channels.
+            pusher: PusherSettings = PusherSettings::default();
         }
     }
 }
@@ -149,6 +153,7 @@ impl Settings {
     fn validate(&self) -> Result<(), ConfigError> {
         self.core.validate()?;
         self.access.validate()?;
+        self.pusher.validate()?;
         self.check_each()?;
         let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
         if [listen, tls_listen, http_listen, https_listen].iter().all(|addresses| addresses.is_empty()) {

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use janus_access::{AccessNamespace, AccessSettings, Url};
 use janus_core::settings::{Field, Kind, Setting, Table as _, Value};
 use janus_core::{Config, Namespace};
+use janus_pusher::PusherSettings;
 
 use super::{Settings, derived, values};
 
@@ -25,6 +26,7 @@ enum Place {
     Access(&'static Field<AccessSettings>),
     /// The same top level, for the part of the default namespace that says who may do what.
     AccessNamespace(&'static Field<AccessNamespace>),
+    Pusher(&'static Field<PusherSettings>),
     Binary(&'static Field<Settings>),
 }
 
@@ -38,6 +40,9 @@ pub(crate) static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
     rows.extend(access.map(|field| Row { setting: &field.setting, place: Place::Access(field) }));
     let access = AccessNamespace::FIELDS.iter();
     rows.extend(access.map(|field| Row { setting: &field.setting, place: Place::AccessNamespace(field) }));
+    rows.extend(
+        PusherSettings::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Pusher(field) }),
+    );
     rows.extend(Settings::FIELDS.iter().map(|field| Row { setting: &field.setting, place: Place::Binary(field) }));
     let groups: Vec<&str> = rows.iter().map(|row| row.setting.group).collect();
     rows.sort_by_key(|row| groups.iter().position(|group| *group == row.setting.group));
@@ -93,7 +98,9 @@ impl Row {
         match self.place {
             Place::Namespace(field) => field.write(core, value),
             Place::AccessNamespace(field) => field.write(access, value),
-            Place::Core(_) | Place::Access(_) | Place::Binary(_) => unreachable!("checked on reading"),
+            Place::Core(_) | Place::Access(_) | Place::Pusher(_) | Place::Binary(_) => {
+                unreachable!("checked on reading")
+            }
         }
     }
 
@@ -109,6 +116,7 @@ impl Row {
             Place::Namespace(field) => field.read(&settings.core.default_namespace),
             Place::Access(field) => field.read(&settings.access),
             Place::AccessNamespace(field) => field.read(&settings.access.default_namespace),
+            Place::Pusher(field) => field.read(&settings.pusher),
             Place::Binary(field) => field.read(settings),
         }
     }
@@ -120,6 +128,7 @@ impl Row {
             Place::Namespace(field) => field.write(&mut settings.core.default_namespace, value),
             Place::Access(field) => field.write(&mut settings.access, value),
             Place::AccessNamespace(field) => field.write(&mut settings.access.default_namespace, value),
+            Place::Pusher(field) => field.write(&mut settings.pusher, value),
             Place::Binary(field) => field.write(settings, value),
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use janus_access::{AccessNamespace, AccessSettings};
 use janus_core::{Config, Namespace, SlowConsumer};
+use janus_pusher::PusherSettings;
 
 use super::Settings;
 use super::load::{Flags, Loaded};
@@ -37,7 +38,9 @@ fn the_table_has_every_field_of_the_settings() {
     let settings = format!("{:#?}", Settings::default());
     let access = format!("{:#?}", AccessSettings::default());
     fields.extend(fields_of(&access));
-    fields.extend(fields_of(&settings).into_iter().filter(|name| !["core", "access"].contains(name)));
+    let pusher = format!("{:#?}", PusherSettings::default());
+    fields.extend(fields_of(&pusher));
+    fields.extend(fields_of(&settings).into_iter().filter(|name| !["core", "access", "pusher"].contains(name)));
     // The top level of a file is the default namespace; other namespaces are tables.
     fields.retain(|name| !["default_namespace", "namespaces"].contains(name));
     fields.extend(of_a_namespace());

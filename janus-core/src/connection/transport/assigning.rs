@@ -88,7 +88,16 @@ impl Transport {
                 if !assigned.contains(&name) {
                     assigned.push(name.clone());
                 }
-                return Some(Asking { name, since: None, horizon: None, id: None, is_assigned: true, presence: false });
+                let is_assigned = true;
+                return Some(Asking {
+                    name,
+                    since: None,
+                    horizon: None,
+                    id: None,
+                    is_assigned,
+                    presence: false,
+                    member: None,
+                });
             }
         }
     }

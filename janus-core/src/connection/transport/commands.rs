@@ -78,8 +78,8 @@ impl Transport {
                 let message = "attach with the first frame of a connection; this connection has its own session";
                 self.answer_error(FrameError::new(ErrorCode::BadAttach, message));
             }
-            Command::Subscribe { topic: name, since, horizon, presence, id } => {
-                let asking = Asking { name, since, horizon, id, is_assigned: false, presence };
+            Command::Subscribe { topic: name, since, horizon, presence, member, id } => {
+                let asking = Asking { name, since, horizon, id, is_assigned: false, presence, member };
                 self.at_subscribe_rate(Then::Subscribe(Box::new(asking)));
             }
             Command::Unsubscribe { topic: name, id } => self.at_subscribe_rate(Then::Unsubscribe(name, id)),

@@ -16,7 +16,7 @@ use super::{Outcome, Step, Transport, refusal};
 use crate::connection::Connections;
 use crate::delivery::End;
 use crate::ground::clock::now;
-use crate::hooks::{Client, ConnectRequest, Identity, News, Refused};
+use crate::hooks::{Client, ConnectRequest, Gate, Identity, News, Refused};
 use crate::session::Subscriptions;
 use crate::wire::{
     Command, Credentials, ErrorCode, FrameError, Open, Opens, Refusal, RequestId, ServerEvent, TopicName,
@@ -70,6 +70,11 @@ impl Transport {
         if let Some(identity) = self.rare.take_known(open.auth.is_some()) {
             return self.authenticated(open, Ok(identity));
         }
+        if let Some(gate) = self.gate() {
+            (request.auth, request.request) = (open.auth.take(), open.request.take());
+            let identity = gate.identify(request);
+            return self.authenticated(open, identity);
+        }
         let Some(hooks) = self.shared.hooks() else { return self.serve(open) };
         (request.auth, request.request) = (open.auth.take(), open.request.take());
         request.tls = if self.may_prove_identity_later() { self.rare.tls() } else { self.rare.take_tls() };
@@ -99,6 +104,11 @@ impl Transport {
         self.serve(open);
         self.end_if_revoked(&identity);
         self.tell_observers(News::Connected(client));
+    }
+
+    /// The gate of the client's protocol.
+    fn gate(&self) -> Option<&Gate> {
+        self.shared.gates.get().and_then(|gates| gates.of(self.codec_name()))
     }
 
     /// Whether the connection opens before the client can have sent anything, and the client may send its proof of
@@ -171,12 +181,23 @@ impl Transport {
             // Without hooks every proof is as good as none, as in a `hello`.
             return self.slot.tell(&ServerEvent::Refreshed { id: None, expires: None });
         };
-        let renewal = if fresh && identity.is_anonymous() { Renewal::First } else { Renewal::Refresh(None) };
+        // A gate knows its clients: who is anonymous with it may become a user at any time.
+        let renewal = if (fresh || self.gate().is_some()) && identity.is_anonymous() {
+            Renewal::First
+        } else {
+            Renewal::Refresh(None)
+        };
         self.renew(auth, renewal);
     }
 
     /// Asks the hooks about a new proof of identity, no sooner than `RENEWAL_INTERVAL` after the last.
     pub(super) fn renew(&mut self, Credentials(auth): Credentials, renewal: Renewal) {
+        if let Some(gate) = self.gate() {
+            let mut request = ConnectRequest::new(self.slot.id, self.codec_name(), self.session.peer());
+            request.auth = Some(auth);
+            let identity = gate.identify(request);
+            return self.renewed(renewal, identity);
+        }
         let client = self.session.client();
         let (Some(hooks), Some(client)) = (self.shared.hooks(), &*client) else {
             return match renewal {

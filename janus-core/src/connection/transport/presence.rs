@@ -10,7 +10,7 @@ use super::{Outcome, Step, Transport};
 use crate::session::Subscriptions;
 use crate::topic::presence::Look;
 use crate::topic::{PresenceError, PresenceInfo, TopicState};
-use crate::wire::{ErrorCode, FrameError, RequestId, ServerEvent, TopicName};
+use crate::wire::{ErrorCode, FrameError, Member, RequestId, ServerEvent, TopicName};
 
 /// The client's question for the members of a topic.
 pub(super) struct Question {
@@ -22,10 +22,13 @@ pub(super) struct Question {
 const MEMBERS: usize = 16;
 
 impl Transport {
-    /// Notes the client as a member of a joined topic.
-    pub(super) fn note_present(&self, topic: &Arc<TopicState>) {
-        if let Some(presence) = &topic.presence {
-            presence.join(topic, &self.slot, self.session.identity().as_deref(), &self.shared);
+    /// Notes the client as a member of a joined topic: under the name given for this topic, or else as the user of the
+    /// identity.
+    pub(super) fn note_present(&self, topic: &Arc<TopicState>, member: Option<&Member>) {
+        let Some(presence) = &topic.presence else { return };
+        match member {
+            Some(member) => presence.join_as(topic, &self.slot, member, &self.shared),
+            None => presence.join(topic, &self.slot, self.session.identity().as_deref(), &self.shared),
         }
     }
 
@@ -36,7 +39,7 @@ impl Transport {
             topics.filter(|topic| topic.presence.is_some()).cloned().collect()
         };
         let topics = self.session.with_subscriptions(with_presence).unwrap_or_default();
-        topics.iter().for_each(|topic| self.note_present(topic));
+        topics.iter().for_each(|topic| self.note_present(topic, None));
         // Another connection may have taken over the session in the meantime, and left the topics in this connection's place.
         for topic in topics.iter().filter(|topic| !self.session.has_topic(topic.name.as_str())) {
             if let Some(presence) = &topic.presence {

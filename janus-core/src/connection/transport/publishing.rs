@@ -8,13 +8,14 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::pacing::Then;
+use super::subscribing::RESERVED;
 use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
 use crate::delivery::Exceeded;
-use crate::hooks::{Grant, Refused, granted_publish};
+use crate::hooks::{Client, Grant, Refused, granted_publish};
 use crate::topic::publish::{Owed, Pending, PublishError, Publisher, Receipt, route};
 use crate::topic::{Place, Waiter};
-use crate::wire::TopicName;
+use crate::wire::{ErrorCode, TopicName};
 
 pub(super) struct Permitting {
     pub(super) topic: TopicName,
@@ -76,7 +77,12 @@ impl Transport {
         if run.is_some_and(|run| run.is_permitted) {
             return self.offer(topic, pending, outcome);
         }
-        let permission = match (self.shared.installed_hooks(), &*self.session.client()) {
+        let client = self.session.client();
+        let grants = |client: &Client| client.identity.publish.decide(&topic) == Some(true);
+        let permission = match (self.shared.installed_hooks(), &*client) {
+            (_, client) if self.is_reserved(&topic) && !client.as_deref().is_some_and(grants) => {
+                Err(Some(Refused::new(ErrorCode::Forbidden, RESERVED)))
+            }
             // A grant holds even where nobody may publish, and a client keeps its grants when hooks are no longer needed.
             (Some(hooks), Some(client)) if self.may_publish() || !matches!(client.identity.publish, Grant::Ask) => {
                 hooks.authorize_publish(client, &topic, &pending.publication).map_err(Some)
@@ -93,6 +99,7 @@ impl Transport {
         };
         match permission {
             Ok(None) => {
+                drop(client);
                 if let Some(run) = self.rare.run_mut().filter(|run| run.owed.topic == topic) {
                     run.is_permitted = true;
                 }

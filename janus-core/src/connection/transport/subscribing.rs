@@ -14,12 +14,15 @@ use crate::accounts::Account;
 use crate::connection::Connections;
 use crate::delivery::Subscription;
 use crate::ground::homes::HomeId;
-use crate::hooks::{Refused, granted_subscribe};
+use crate::hooks::{Client, Refused, granted_subscribe};
 use crate::session::Joined;
 use crate::topic::cluster::Want;
 use crate::topic::manager::Create;
 use crate::topic::{Beginning, Entry, Hold, Subscribe, Topic, TopicError, TopicState, leave, subscribe_elsewhere};
-use crate::wire::{ErrorCode, FrameError, RequestId, ServerEvent, Since, TopicName};
+use crate::wire::{ErrorCode, FrameError, Member, RequestId, ServerEvent, Since, TopicName};
+
+/// For a client of another protocol than that of the topic.
+pub(super) const RESERVED: &str = "the topic belongs to another protocol, and this client has no grant that names it";
 
 /// The subscribe command of a client.
 pub(super) struct Asking {
@@ -31,6 +34,8 @@ pub(super) struct Asking {
     pub(super) is_assigned: bool,
     /// Whether the client watches the topic's presence.
     pub(super) presence: bool,
+    /// The user as whom the client is a member of the topic; `None` for the user of the identity.
+    pub(super) member: Option<Box<Member>>,
 }
 
 /// A subscribe that waits for the answer of a running topic. Small, because all clients may subscribe at the same
@@ -71,6 +76,10 @@ impl Transport {
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
         let client = self.session.client();
+        let grants = |client: &Client| client.identity.decides_subscribe(topic) == Some(true);
+        if self.is_reserved(topic) && !client.as_deref().is_some_and(grants) {
+            return Err(Refused::new(ErrorCode::Forbidden, RESERVED));
+        }
         let Some(client) = &*client else { return Ok(None) };
         // Any client could do without its token, so a public topic is open to each.
         if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
@@ -81,6 +90,11 @@ impl Transport {
             Some(hooks) => hooks.authorize_subscribe(client, topic),
             None => granted_subscribe(&client.identity, topic).map(|_| None),
         }
+    }
+
+    /// Whether the topic belongs to a protocol, and takes an explicit grant.
+    pub(super) fn is_reserved(&self, topic: &TopicName) -> bool {
+        self.shared.gates.get().is_some_and(|gates| gates.reserve(topic))
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {
@@ -100,7 +114,7 @@ impl Transport {
             let message = "the limit of topics per client is reached; unsubscribe first";
             return self.answer_error(FrameError::new(ErrorCode::TooManyTopics, message).with_id(id).with_topic(name));
         }
-        if since.is_some() || is_assigned || asking.presence {
+        if since.is_some() || is_assigned || asking.presence || asking.member.is_some() {
             return self.find(asking);
         }
         let subscription = Some(Arc::new(self.subscription(name)));
@@ -155,7 +169,7 @@ impl Transport {
         if self.is_held() {
             return self.go_on_together(asking, topic);
         }
-        let Asking { name, since, id, is_assigned, presence, .. } = &asking;
+        let Asking { name, since, id, is_assigned, presence, member, .. } = &asking;
         let tick = self.shared.clock.tick();
         let subscription = Arc::new(self.subscription(name));
         let hold = Hold::new(topic);
@@ -193,7 +207,7 @@ impl Transport {
         } else if since.and_then(Since::position).is_some() {
             self.note_not_resumed();
         }
-        self.joined((Arc::clone(topic), subscription));
+        self.joined_as((Arc::clone(topic), subscription), member.as_deref());
         if *presence {
             self.watch(topic);
         }
@@ -206,9 +220,14 @@ impl Transport {
 
     /// Notes that the client is on the list of a topic.
     pub(super) fn joined(&self, joined: Joined) {
+        self.joined_as(joined, None);
+    }
+
+    /// As [`joined`](Self::joined), for a client that is a member of the topic under a name of its own.
+    fn joined_as(&self, joined: Joined, member: Option<&Member>) {
         self.session.forget_earlier(&joined.0.name, self.shared.config().max_topics_per_client - 1);
         self.note_joined(&joined.0.name);
-        self.note_present(&joined.0);
+        self.note_present(&joined.0, member);
         let mut joined = Some(joined);
         self.session.with_subscriptions(|subscriptions| {
             if subscriptions.is_empty() {

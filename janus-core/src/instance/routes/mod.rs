@@ -76,9 +76,12 @@ pub struct HttpRoute {
     max_body_bytes: Option<usize>,
     max_requests: usize,
     timeout: Duration,
+    check: Option<Arc<Check>>,
     handler: Arc<Handler>,
     under_way: Arc<AtomicUsize>,
 }
+
+type Check = dyn Fn(&HttpRequest) -> Result<(), HttpError> + Send + Sync;
 
 type Handler = dyn Fn(RouteRequest) -> BoxFuture<'static, Result<RouteResponse, HttpError>> + Send + Sync;
 
@@ -113,6 +116,7 @@ impl HttpRoute {
             max_body_bytes: None,
             max_requests: MAX_REQUESTS,
             timeout: TIMEOUT,
+            check: None,
             handler: Arc::new(move |request| handler(request).boxed()),
             under_way: Arc::default(),
         }
@@ -136,6 +140,26 @@ impl HttpRoute {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// Has a function decide about each request by its head alone, before the body is read and before the request counts as
+    /// one of [`max_requests`](Self::max_requests): so that strangers do not take the places of users. An `Err` is the
+    /// answer, and the connection is closed. The function is called on a home arbiter: it must not block.
+    ///
+    /// ```
+    /// # use janus_core::wire::HttpError;
+    /// # use janus_core::{HttpRoute, RouteRequest, RouteResponse};
+    /// # async fn publish(_: RouteRequest) -> Result<RouteResponse, HttpError> { Ok(RouteResponse::json(200, "")) }
+    /// let route = HttpRoute::new("POST", "/apps/*".parse()?, publish).check(|head| match head.header("authorization") {
+    ///     Some("Bearer secret") => Ok(()),
+    ///     _ => Err(HttpError::new(401, "unauthorized", "send the key in the header Authorization: Bearer KEY")),
+    /// });
+    /// # let _ = route;
+    /// # Ok::<_, janus_core::wire::PathPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn check(self, check: impl Fn(&HttpRequest) -> Result<(), HttpError> + Send + Sync + 'static) -> Self {
+        Self { check: Some(Arc::new(check)), ..self }
     }
 
     /// The paths of the route.
@@ -242,6 +266,9 @@ impl Router {
         let mut methods = Vec::new();
         for route in fitting {
             if route.takes(&head.method) {
+                if let Some(Err(error)) = route.check.as_ref().map(|check| check(head)) {
+                    return Some(Decision::Refusal(RouteResponse::from(&error)));
+                }
                 return Some(Decision::Route(route.clone(), route.path.rest(path).unwrap_or_default().to_owned()));
             }
             methods.push(&*route.method);

@@ -23,6 +23,7 @@ mod sync;
 mod task;
 mod watchers;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -64,6 +65,8 @@ pub(crate) struct Presence(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     members: Members,
+    /// The slots of clients that are members under a name given for this topic alone.
+    named: BTreeSet<u64>,
     watchers: Watchers,
     /// The topic's place among the topics with something to do.
     due: Option<Instant>,
@@ -89,6 +92,7 @@ impl Presence {
     fn new(mode: Mode, is_clustered: bool, ledger: Arc<Ledger>) -> Self {
         let mut inner = Inner {
             members: Members::new(mode),
+            named: BTreeSet::new(),
             watchers: Watchers::default(),
             due: None,
             sync: is_clustered.then(|| Box::new(Sync::new(Instant::now()))),
@@ -99,12 +103,26 @@ impl Presence {
         Self(Mutex::new(inner))
     }
 
-    /// Notes a subscribed client, or another identity of a subscribed client.
+    /// Notes a subscribed client, or another identity of a subscribed client. A client with a name of its own in this topic
+    /// keeps that name.
     pub(crate) fn join(&self, topic: &Arc<TopicState>, slot: &Slot, identity: Option<&Identity>, shared: &Topics) {
         let config = shared.config();
         let user = identity.and_then(|identity| member_of(identity, config.max_presence_member_bytes));
         let (mut inner, now) = (self.0.lock(), Instant::now());
+        if inner.named.contains(&slot.id) {
+            return;
+        }
         let is_changed = inner.members.join(slot.id, user, now, Limits::of(shared));
+        inner.changed(is_changed, topic, now, shared);
+    }
+
+    /// Notes a subscribed client that is this member of the topic, whatever its identity says.
+    pub(crate) fn join_as(&self, topic: &Arc<TopicState>, slot: &Slot, member: &Member, shared: &Topics) {
+        let config = shared.config();
+        let member = within(member, config.max_presence_member_bytes);
+        let (mut inner, now) = (self.0.lock(), Instant::now());
+        inner.named.insert(slot.id);
+        let is_changed = inner.members.join(slot.id, member, now, Limits::of(shared));
         inner.changed(is_changed, topic, now, shared);
     }
 
@@ -112,6 +130,7 @@ impl Presence {
     pub(crate) fn leave(&self, topic: &Arc<TopicState>, slot: &Slot, shared: &Topics) {
         let (mut inner, now) = (self.0.lock(), Instant::now());
         let Some(is_changed) = inner.members.leave(slot.id, now, Limits::of(shared)) else { return };
+        inner.named.remove(&slot.id);
         if inner.watchers.remove(slot.id) {
             inner.members.ignore();
         }
@@ -185,6 +204,13 @@ fn member_of(identity: &Identity, most: usize) -> Option<Member> {
     Some(Member::new(user.as_str(), info.as_deref()))
 }
 
+/// The member without what exceeds the limit: the info first; `None` if the name alone is too long.
+fn within(member: &Member, most: usize) -> Option<Member> {
+    let Member { user, info } = member;
+    let info = info.as_deref().filter(|info| user.len() + info.len() <= most);
+    (!user.is_empty() && user.len() <= most).then(|| Member::new(Arc::clone(user), info))
+}
+
 impl Inner {
     /// After a change of this node's members. `is_news` says whether other nodes have to be told.
     fn changed(&mut self, is_news: bool, topic: &Arc<TopicState>, now: Instant, shared: &Topics) {
@@ -219,7 +245,8 @@ impl Inner {
 
     /// Tells the ledger what the presence takes now.
     fn account(&mut self) {
-        let bytes = size_of::<Self>() + self.members.bytes() + self.watchers.bytes();
+        let named = self.named.len() * 2 * size_of::<u64>();
+        let bytes = size_of::<Self>() + self.members.bytes() + self.watchers.bytes() + named;
         self.ledger.change_members(self.accounted, bytes);
         self.accounted = bytes;
     }

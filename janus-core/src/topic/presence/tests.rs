@@ -173,6 +173,23 @@ fn a_client_without_room_is_told_the_state_when_there_is_room() {
 }
 
 #[test]
+fn a_client_named_for_the_topic_keeps_the_name_under_another_identity() {
+    Stage::with(|stage| {
+        let (presence, slot, bob) = (stage.presence(), Reader::new(1).slot, Identity::user("bob"));
+        let list = || presence.0.lock().members.list().unwrap();
+        presence.join_as(&stage.topic, &slot, &Member::new("alice", Some("1")), stage.topics);
+        presence.join(&stage.topic, &slot, Some(&bob), stage.topics);
+        assert_eq!(list(), [Member::new("alice", Some("1"))]);
+        presence.leave(&stage.topic, &slot, stage.topics);
+        presence.join(&stage.topic, &slot, Some(&bob), stage.topics);
+        assert_eq!(list(), [Member::new("bob", None)]);
+        let info = format!("\"{}\"", "x".repeat(Config::default().max_presence_member_bytes));
+        presence.join_as(&stage.topic, &slot, &Member::new("alice", Some(&info)), stage.topics);
+        assert_eq!(list(), [Member::new("alice", None)], "as with a long info of an identity");
+    });
+}
+
+#[test]
 fn a_round_is_divided_into_portions() {
     Stage::with(|mut stage| {
         let mut readers: Vec<_> = (1..=3 * PORTION as u64).map(Reader::new).collect();

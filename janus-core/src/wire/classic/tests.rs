@@ -79,7 +79,7 @@ fn topic(name: &str) -> TopicName {
 }
 
 fn subscribe(name: &str) -> Result<Command, FrameError> {
-    Ok(Command::Subscribe { topic: topic(name), since: None, horizon: None, presence: false, id: None })
+    Ok(Command::Subscribe { topic: topic(name), since: None, horizon: None, presence: false, member: None, id: None })
 }
 
 mod framing {

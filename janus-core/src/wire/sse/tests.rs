@@ -97,8 +97,14 @@ fn a_request_becomes_a_head_an_open_and_subscribes() {
     assert!(!head.contains("access-control"), "{head}");
     let (_, retry) = head.split_once("\r\n\r\nretry: ").unwrap();
     assert!((1_500..=2_500).contains(&retry.trim_end().parse().unwrap()) && !retry.ends_with("\n\n"), "{head}");
-    let subscribe =
-        |name| Command::Subscribe { topic: topic(name), since: None, horizon: None, presence: false, id: None };
+    let subscribe = |name| Command::Subscribe {
+        topic: topic(name),
+        since: None,
+        horizon: None,
+        presence: false,
+        member: None,
+        id: None,
+    };
     let rest = [subscribe("news"), subscribe("quotes:ACME"), subscribe("a b+é"), Command::AllAsked];
     assert_eq!(commands[2..], rest);
 }

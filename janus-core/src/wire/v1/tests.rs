@@ -186,6 +186,7 @@ mod requests {
                 since: None,
                 horizon: None,
                 presence: false,
+                member: None,
                 id: Some(7)
             })
         );
@@ -239,7 +240,7 @@ mod requests {
         let since = Some(Since::Position(Position { epoch: EPOCH, seq: u64::MAX }));
         assert_eq!(
             decoded(&client::subscribe(None, "t", since)),
-            Ok(Command::Subscribe { topic: topic("t"), since, horizon: None, presence: false, id: None })
+            Ok(Command::Subscribe { topic: topic("t"), since, horizon: None, presence: false, member: None, id: None })
         );
         for (text, since) in [(r#""start""#, Since::Start), (r#""l\u0061st""#, Since::Last)] {
             let asked = decoded(&format!(r#"{{"type":"subscribe","topic":"t","since":{text}}}"#));
@@ -273,8 +274,14 @@ mod requests {
     fn a_request_id_is_a_number_within_the_range_of_javascript() {
         let subscribe = |id: &str| format!(r#"{{"type":"subscribe","topic":"t","id":{id}}}"#);
         for id in [0, 1, MAX_REQUEST_ID] {
-            let expected =
-                Command::Subscribe { topic: topic("t"), since: None, horizon: None, presence: false, id: Some(id) };
+            let expected = Command::Subscribe {
+                topic: topic("t"),
+                since: None,
+                horizon: None,
+                presence: false,
+                member: None,
+                id: Some(id),
+            };
             assert_eq!(decoded(&subscribe(&id.to_string())), Ok(expected));
         }
         for id in ["9007199254740992", "-1", "1.0", "1e3", "\"1\"", "[1]"] {
@@ -758,7 +765,7 @@ proptest! {
         let since = since.map(|(epoch, seq)| Since::Position(Position { epoch: Epoch::new(epoch), seq }));
         prop_assert_eq!(
             decoded(&client::subscribe(id, &name, since)),
-            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: false, id })
+            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: false, member: None, id })
         );
         prop_assert_eq!(
             decoded(&client::unsubscribe(id, &name)),

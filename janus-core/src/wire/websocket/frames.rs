@@ -32,6 +32,8 @@ pub(super) struct FrameDecoder<D: MessageDecoder> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The decoder of the messages has not said its first command.
+    Begins(Opens),
     /// The connection is to be opened before anything is read.
     OpensAtOnce,
     /// The decoder of the messages has not opened the connection.
@@ -103,13 +105,21 @@ enum Kind {
 
 impl<D: MessageDecoder> FrameDecoder<D> {
     pub(super) fn new(requests: D, opens: Opens, request: Option<HttpRequest>) -> Self {
-        let stage = match opens {
-            Opens::AtOnce => Stage::OpensAtOnce,
-            Opens::WhenAsked => Stage::Unopened,
-        };
+        let stage = Stage::Begins(opens);
         let framing =
             request.map(|request| Box::new(Framing { request: Some(Box::new(request)), ..Framing::default() }));
         Self { requests, stage, framing }
+    }
+
+    #[cold]
+    fn begin(&mut self, opens: Opens) -> Option<Command> {
+        let first = self.requests.begin();
+        self.stage = match (&first, opens) {
+            (Some(Command::Close(_)), _) => Stage::Over,
+            (_, Opens::AtOnce) => Stage::OpensAtOnce,
+            (_, Opens::WhenAsked) => Stage::Unopened,
+        };
+        first
     }
 
     #[cold]
@@ -127,13 +137,18 @@ impl<D: MessageDecoder> FrameDecoder<D> {
 
 impl<D: MessageDecoder> Decoder for FrameDecoder<D> {
     fn decode(&mut self, input: &mut &[u8], limits: &Limits) -> Option<Result<Command, FrameError>> {
+        if let Stage::Begins(opens) = self.stage
+            && let Some(first) = self.begin(opens)
+        {
+            return Some(Ok(first));
+        }
         match self.stage {
             Stage::OpensAtOnce => return Some(Ok(self.open_at_once())),
             Stage::Over => {
                 *input = &[];
                 return None;
             }
-            Stage::Unopened | Stage::Opened => {}
+            Stage::Begins(_) | Stage::Unopened | Stage::Opened => {}
         }
         if input.is_empty() && self.framing.is_none() {
             return None;

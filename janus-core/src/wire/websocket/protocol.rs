@@ -163,6 +163,13 @@ pub trait MessageDecoder: Send + 'static {
         reading: &mut Reading<'_, Self::Scratch>,
     ) -> Option<Result<Command, FrameError>>;
 
+    /// The first command of the connection, before any message and before the connection is opened: for a protocol that
+    /// turns a client away in its own words ([`Command::Close`]), or that speaks first ([`Command::Answer`]). Called once. By
+    /// default there is none.
+    fn begin(&mut self) -> Option<Command> {
+        None
+    }
+
     /// The connection has been opened; see [`Decoder::opened`](crate::wire::Decoder::opened).
     fn opened(&mut self, session: &str, client: ClientId) {
         let _ = (session, client);

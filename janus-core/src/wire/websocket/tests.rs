@@ -55,6 +55,7 @@ fn subscribed() -> Result<Command, FrameError> {
         since: None,
         horizon: None,
         presence: false,
+        member: None,
         id: None,
     })
 }
@@ -331,7 +332,8 @@ mod group_6_utf8 {
     fn valid_text_is_taken_with_a_cut_at_any_byte() {
         let text = "{\"type\":\"subscribe\",\"topic\":\"Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀\"}";
         let topic = TopicName::new("Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀", 255).unwrap();
-        let expected = [Ok(Command::Subscribe { topic, since: None, horizon: None, presence: false, id: None })];
+        let expected =
+            [Ok(Command::Subscribe { topic, since: None, horizon: None, presence: false, member: None, id: None })];
         assert_eq!(decode(&[client::fragmented_text(text, MASK, 1)]), expected);
         for cut in 0..=text.len() {
             let (one, two) = text.as_bytes().split_at(cut);
