@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::admin::{self, Admin, Health, Unbound};
 use crate::api::{self, Api};
+use crate::centrifuge;
 use crate::certificates;
 use crate::engine::{self, EngineError};
 use crate::exposure;
@@ -135,6 +136,7 @@ impl Server {
             None => Janus::builder(),
         };
         let builder = sockets.hand_to(settings.clone(), builder).pass_on(pass_on).hooks(access.clone());
+        let builder = centrifuge::add(builder, settings, &shared);
         let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;
         let api = Arc::new(Api::new(janus.clone(), settings, &shared, Some(access.clone())));
         api.serve_all(requests);
