@@ -27,8 +27,13 @@ const WORDS: [(&str, &str); 16] = [
 ];
 
 /// The folders of the released sources.
-const FOLDERS: [&str; 4] =
-    ["janus-core/src", "janus-core/supervision/src", "janus-server/access/src", "janus-server/src"];
+const FOLDERS: [&str; 5] = [
+    "janus-core/src",
+    "janus-core/supervision/src",
+    "janus-server/access/src",
+    "janus-server/centrifuge/src",
+    "janus-server/src",
+];
 
 #[test]
 fn texts_for_readers_name_their_nouns() {

@@ -21,7 +21,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE.parent / "clients"))
 from harness import Server
 
-SETTINGS = {"centrifuge": "true", "max-connections": "20000", "accept-rate": "0", "max-connections-per-ip": "0", "connect-rate-per-ip": "0"}
+SETTINGS = {"centrifuge": "true", "max-connections": "20000"}
 OPENINGS = {
     "janus.v1.json": ("/ws", ['{"type":"hello"}', '{"type":"subscribe","id":1,"topic":"TOPIC"}']),
     "centrifuge": ("/connection/websocket", ['{"id":1,"connect":{}}', '{"id":2,"subscribe":{"channel":"TOPIC"}}']),

@@ -1,4 +1,4 @@
-//! The commands of clients, as they write them.
+//! The commands of clients, in the form in which clients write commands.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// One command: a number, and one of the other members. Without any, it is the answer to a ping.
+/// One command: a number, and one of the other members. A command without any answers a ping.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Command<'a> {

@@ -1,6 +1,6 @@
 //! Turns the commands of one client into commands of Janus.
 //!
-//! A message has one command or several, separated by white space. Each is read when the command before is carried out, so a
+//! A message has one command or several, separated by white space. A command is read when the command before is carried out, so a
 //! message with thousands of commands is no more than as many messages.
 
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ pub struct CentrifugeDecoder {
 struct Rare {
     /// What is left to do for a command that is several commands here.
     further: VecDeque<Command>,
-    /// Topics whose subscription may be unknown to the client: it was told an error. The next subscribe begins anew.
+    /// Topics whose subscription may be unknown to the client, because the client was told an error. The next subscribe begins anew.
     doubtful: Vec<TopicName>,
 }
 
@@ -269,7 +269,7 @@ fn position(epoch: &str, seq: u64) -> Position {
     Position { epoch: epoch.parse().unwrap_or(Epoch::NONE), seq }
 }
 
-/// Without a position, a history begins with its first message, or backwards with its last.
+/// Without a position, a history begins with the first message, or backwards with the last.
 fn query(history: &command::History<'_>) -> HistoryQuery {
     let limit = usize::try_from(history.limit).unwrap_or(usize::MAX);
     let query = HistoryQuery::latest(limit);
@@ -298,7 +298,7 @@ fn bad(message: &str) -> FrameError {
 }
 
 fn malformed(error: &serde_json::Error) -> FrameError {
-    // The text of serde names what a client has sent; only its place is told.
+    // The text of serde names what a client has sent; only the place is told.
     let what = if error.is_data() { "a member of an unexpected type" } else { "not JSON" };
     FrameError::new(ErrorCode::BadJson, format!("{what} at byte {} of the command", error.column()))
 }

@@ -1,6 +1,6 @@
-//! Clients of Centrifugo on a Janus server: its client protocol (JSON, over WebSocket) and its server API.
+//! Clients of Centrifugo on a Janus server: the client protocol (JSON, over WebSocket) and the server API.
 //!
-//! Channels are topics, positions are positions, and a channel's publications have the topic's one order. The crate is a
+//! Channels are topics, positions are positions, and publications have the order of the topic. The crate is a
 //! [`MessageProtocol`](janus_core::wire::websocket::MessageProtocol) and a few routes of HTTP on the public API of `janus-core`.
 //! `docs/CENTRIFUGE.md` in the repository says what works, and what does not and why.
 //!
@@ -22,7 +22,7 @@
 //!
 //! | file | what it is | what it owns |
 //! |---|---|---|
-//! | `protocol.rs` | pure: a protocol | [`Centrifuge`], and what its clients are told |
+//! | `protocol.rs` | pure: a protocol | [`Centrifuge`], and what clients are told |
 //! | `decoder.rs` | pure: a decoder | [`CentrifugeDecoder`], the commands of one client |
 //! | `command.rs` | pure: values | commands as clients write them |
 //! | `request_id.rs` | pure: a value | the number of a command, with the kind of its reply |

@@ -85,17 +85,7 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         }
         ServerEvent::Unsubscribed { id, .. } => reply(id, out, "unsubscribe", |unsubscribe| unsubscribe.end()),
         ServerEvent::Published { id, .. } => reply(id, out, "publish", |publish| publish.end()),
-        ServerEvent::Gap { .. } => {
-            // A hole is an end: the client connects again, and each of its subscriptions recovers, or is told that it cannot.
-            Object::new(out)
-                .object("push", |push| {
-                    push.object("disconnect", |disconnect| {
-                        disconnect.number("code", INSUFFICIENT_STATE.into()).text("reason", "insufficient state").end();
-                    })
-                    .end();
-                })
-                .end();
-        }
+        ServerEvent::Gap { .. } => put_gap(out),
         ServerEvent::Presence { id, count, members, .. } => put_presence(id, count, members.unwrap_or_default(), out),
         ServerEvent::Joined { topic, members, .. } => put_members(topic, "join", members, out),
         ServerEvent::Left { topic, members, .. } => put_members(topic, "leave", members, out),
@@ -127,6 +117,14 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
 
 /// The version that clients are told.
 const VERSION: &str = concat!("Janus ", env!("CARGO_PKG_VERSION"));
+
+/// A hole is an end: the client connects again, and each subscription recovers, or is told that it cannot.
+fn put_gap(out: &mut BytesMut) {
+    let disconnect = |disconnect: Object<'_>| {
+        disconnect.number("code", INSUFFICIENT_STATE.into()).text("reason", "insufficient state").end();
+    };
+    Object::new(out).object("push", |push| push.object("disconnect", disconnect).end()).end();
+}
 
 /// Without a number there is no reply.
 fn reply(id: RequestId, out: &mut BytesMut, method: &str, write: impl FnOnce(Object<'_>)) {

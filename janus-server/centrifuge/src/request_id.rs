@@ -1,6 +1,6 @@
 //! The number of a command, with the kind of its reply.
 //!
-//! An answer of Janus does not say which command it answers: the members of a topic may be wanted as a list or as two numbers. The
+//! An answer of Janus does not name the kind of its request: the members of a topic may be wanted as a list or as two numbers. The
 //! number of a request is echoed, though, and has twice the bits of a number of Centrifugo's: the upper half has the kind.
 
 use janus_core::wire::RequestId;

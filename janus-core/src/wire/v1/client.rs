@@ -320,19 +320,7 @@ impl<'a> ServerFrame<'a> {
                 Self::Published { id, topic: topic??, position: position()?, subscribers: subscribers?.parse().ok()? }
             }
             "gap" => Self::Gap { topic: topic??, epoch: epoch?, from: from?.parse().ok()?, to: to?.parse().ok()? },
-            "history" => {
-                let [complete, more, top, messages] =
-                    json::members(text, ["complete", "more", "top", "messages"]).ok()?.values;
-                Self::History {
-                    id,
-                    topic: topic??,
-                    position: position()?,
-                    complete: complete? == "true",
-                    more: more? == "true",
-                    top: top?.parse().ok()?,
-                    messages: messages?,
-                }
-            }
+            "history" => Self::history(text, id, topic??, position()?)?,
             "pong" => Self::Pong,
             "welcome" => Self::welcome(text, resumed?)?,
             "error" => {
@@ -348,6 +336,19 @@ impl<'a> ServerFrame<'a> {
                 Self::Bye { code, error, message, reconnect_after }
             }
             _ => return None,
+        })
+    }
+
+    fn history(text: &'a str, id: RequestId, topic: Cow<'a, str>, position: Position) -> Option<Self> {
+        let [complete, more, top, messages] = json::members(text, ["complete", "more", "top", "messages"]).ok()?.values;
+        Some(Self::History {
+            id,
+            topic,
+            position,
+            complete: complete? == "true",
+            more: more? == "true",
+            top: top?.parse().ok()?,
+            messages: messages?,
         })
     }
 

@@ -30,14 +30,14 @@ const MAX_CHANNELS: usize = 10_000;
 /// Channels of a `broadcast`.
 const MAX_BROADCAST: usize = 1_000;
 
-/// Messages in an answer to `history`, and their bytes.
+/// Messages in an answer to `history`, and bytes of these messages.
 const MAX_HISTORY: (usize, usize) = (10_000, 8 << 20);
 
 pub(super) fn is_known(method: &str) -> bool {
     METHODS.contains(&method) || UNAVAILABLE.iter().any(|(name, _)| *name == method)
 }
 
-/// Carries out a method, and returns the JSON of its result.
+/// Carries out a method, and returns the JSON of the result.
 pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
     let mut out = BytesMut::new();
     let result = Object::new(&mut out);

@@ -43,8 +43,8 @@ impl fmt::Debug for ServerApi {
 }
 
 impl ServerApi {
-    /// The API for callers that `authorize` lets through. It is given the head of the request, the key that the caller has shown,
-    /// and whether the caller is on this machine. Its error is the answer.
+    /// The API for callers that `authorize` lets through. The function is given the head of the request, the key that the caller has shown,
+    /// and whether the caller is on this machine. An error of the function is the answer.
     pub fn new(
         authorize: impl Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync + 'static,
     ) -> Self {
