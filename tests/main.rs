@@ -16,6 +16,7 @@ mod browser;
 mod browser_run;
 mod bursts;
 mod bytes;
+mod centrifuge;
 mod churn;
 mod cli_bench;
 mod cli_fake_server;

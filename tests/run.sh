@@ -90,13 +90,16 @@ done
 step "official clients and publishers of Pusher Channels"
 tests/pusher/run.sh target/debug/janus-server
 
+step "clients and backends of Centrifugo"
+tests/centrifuge/run.sh target/debug/janus-server
+
 step "documentation"
 RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
 
 step "packages"
 # cargo checks each package against the packaged members of the workspace that it depends on, and reuses an unpacked or
 # compiled package of the same version. Both must go, or the check would use the package of an earlier run.
-rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{access,actix-web,axum,core,pusher,server,supervision}-*
+rm -rf target/packages "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/janus-{access,actix-web,axum,api,centrifuge,core,pusher,server,supervision}-*
 # Uncommitted changes are no reason to refuse on a developer's machine; a fresh checkout has none.
 cargo package --workspace --locked --allow-dirty --quiet --target-dir target/packages
 

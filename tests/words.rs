@@ -27,11 +27,12 @@ const WORDS: [(&str, &str); 16] = [
 ];
 
 /// The folders of the released sources.
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "janus-api/src",
     "janus-core/src",
     "janus-core/supervision/src",
     "janus-server/access/src",
+    "janus-server/centrifuge/src",
     "janus-server/pusher/src",
     "janus-server/src",
 ];

@@ -7,6 +7,7 @@
 //! | `settings/` | tables, layers | the settings: names, defaults, limits, the origin of each value |
 //! | `serve.rs` | the command `serve` | starting the tree, waiting for a signal, draining |
 //! | `access.rs` | hooks | who may do what, and news for a backend |
+//! | `centrifuge.rs` | pure | clients and backends of Centrifugo, where the settings want these |
 //! | `certificates.rs` | a task | the check of the certificates, and warnings about their end |
 //! | `engine.rs` | pure | the engine of a cluster, by the settings |
 //! | `exposure.rs` | pure | what a stranger can do under the settings |
@@ -35,6 +36,7 @@ mod access;
 mod admin;
 mod api;
 mod bench;
+mod centrifuge;
 mod certificates;
 mod cli;
 mod client;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::admin::{self, Admin, Health, Unbound};
 use crate::api::{self, Api};
+use crate::centrifuge;
 use crate::certificates;
 use crate::engine::{self, EngineError};
 use crate::exposure;
@@ -139,6 +140,7 @@ impl Server {
             None => Janus::builder(),
         };
         let builder = sockets.hand_to(settings.clone(), builder).pass_on(pass_on).hooks(access.clone());
+        let builder = centrifuge::add(builder, settings, &shared);
         let builder = match Pusher::from_settings(&settings.pusher)? {
             Some(pusher) => pusher.add_to(builder),
             None => builder,

@@ -208,8 +208,10 @@ impl Delivery {
         BESIDES + self.event.len() + self.message_id.len() + self.data.len()
     }
 
-    /// The message, to be encoded anew.
-    pub(crate) fn numbered<'a>(&'a self, topic_json: &'a str) -> NumberedMessage<'a> {
+    /// The message as a codec gets it: for programs that write it in the form of a protocol of their own. `topic_json` is the
+    /// name of the topic as a JSON string.
+    #[must_use]
+    pub fn numbered<'a>(&'a self, topic_json: &'a str) -> NumberedMessage<'a> {
         NumberedMessage {
             topic: &self.topic,
             topic_json,

@@ -459,11 +459,7 @@ pub fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
                 frame(out, told.kind).id(told.id).presence(&told).end();
             }
         }
-        ServerEvent::History { id, topic, position, top, complete, more, messages } => {
-            let frame = frame(out, "history").id(id).text("topic", topic.as_str()).position(position);
-            let frame = frame.raw("complete", bool_text(complete)).raw("more", bool_text(more)).number("top", top);
-            frame.list("messages", messages, put_kept).end();
-        }
+        ServerEvent::History { .. } => encode_history(event, out),
         ServerEvent::AlreadySubscribed { id, topic } => {
             let message = "already subscribed to this topic; nothing has changed";
             frame(out, "error")
@@ -492,6 +488,13 @@ fn encode_bye(refusal: &Refusal<'_>, out: &mut BytesMut) {
         Some(after) => frame.number("reconnect_after_ms", millis(after)).end(),
         None => frame.end(),
     }
+}
+
+fn encode_history(event: &ServerEvent<'_>, out: &mut BytesMut) {
+    let ServerEvent::History { id, topic, position, top, complete, more, messages } = *event else { return };
+    let frame = frame(out, "history").id(id).text("topic", topic.as_str()).position(position);
+    let frame = frame.raw("complete", bool_text(complete)).raw("more", bool_text(more)).number("top", top);
+    frame.list("messages", messages, put_kept).end();
 }
 
 fn encode_message(message: &NumberedMessage<'_>, out: &mut BytesMut) {

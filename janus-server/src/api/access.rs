@@ -39,9 +39,18 @@ impl Access {
 
     /// Whether a request may be carried out. `is_local` says whether its client is on this machine.
     pub(super) fn check(&self, request: &HttpRequest, is_local: bool) -> Result<(), HttpError> {
+        self.check_shown(request.header("authorization").and_then(bearer), request, is_local)
+    }
+
+    /// As [`check`](Self::check), for a key that stands elsewhere in the request.
+    pub(super) fn check_shown(
+        &self,
+        shown: Option<&str>,
+        request: &HttpRequest,
+        is_local: bool,
+    ) -> Result<(), HttpError> {
         match self {
             Self::Key(keys) => {
-                let shown = request.header("authorization").and_then(bearer);
                 // All keys are compared, so that the time does not tell which of them is almost right.
                 let is_one_of = |shown: &str| {
                     keys.reveal().fold(Choice::from(0), |found, key| found | shown.as_bytes().ct_eq(key.as_bytes()))

@@ -54,7 +54,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response, header};
 use janus_api::{MAX_ANSWERS_BYTES, Room, busy};
-use janus_core::wire::{AllowedOrigins, HttpError, PublishRoute};
+use janus_core::wire::{AllowedOrigins, HttpError, HttpRequest, PublishRoute};
 use janus_core::{Config, Janus, PassedOn};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -367,6 +367,15 @@ impl Shared {
     pub(crate) fn new(settings: &Settings) -> Self {
         let requests = Requests::new(routes::ROUTES.iter().map(|(path, ..)| *path));
         Self { access: Arc::new(ArcSwap::from_pointee(access_of_clients(settings))), requests: Arc::new(requests) }
+    }
+
+    /// The rule of the API for another form of its key: given a request, the key that the request shows, and whether the
+    /// client is on this machine.
+    pub(crate) fn authorize(
+        &self,
+    ) -> impl Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync + use<> {
+        let access = Arc::clone(&self.access);
+        move |request, shown, is_local| access.load().check_shown(shown, request, is_local)
     }
 
     /// The route of `POST /api/publish` on the HTTP port, served by the port itself.

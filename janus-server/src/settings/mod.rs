@@ -77,6 +77,13 @@ janus_core::settings! {
             admin_listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 8082))], addresses;
         }
 
+        "Centrifugo" {
+            /// Whether clients and backends of Centrifugo are served, on the addresses of `http_listen` and `https_listen`:
+            /// clients at `/connection/websocket` with the JSON protocol, and backends at `/centrifuge/api` with a key of
+            /// `api_key`. docs/CENTRIFUGE.md says what works, and what does not.
+            centrifuge: bool = false, boolean;
+        }
+
         "Shutdown" {
             /// From a stop signal to the beginning of the drain. In the meantime the server still accepts and serves
             /// clients, and `/readyz` of the admin port answers 503, so that load balancers send new clients elsewhere

@@ -1,0 +1,225 @@
+//! What each method does with an instance.
+
+use janus_core::wire::{Base64, BytesMut, ErrorCode, HistoryQuery, IdempotencyKey, Position, Since};
+use janus_core::{ClientId, Delivery, Epoch, Janus, Message, Receipt};
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+use super::params::{Channel, Channels, Code, Content, Disconnect, History, Pattern};
+use super::{Answer, put};
+use crate::codes::UNRECOVERABLE;
+use crate::json::{Object, json_text};
+use crate::protocol::{put_list, put_publication};
+
+/// The methods that are carried out.
+const METHODS: [&str; 8] =
+    ["publish", "broadcast", "disconnect", "presence", "presence_stats", "history", "channels", "info"];
+
+/// Methods of Centrifugo that Janus has no counterpart for, with the reason.
+const UNAVAILABLE: [(&str, &str); 5] = [
+    ("subscribe", "a server of Janus subscribes clients by the topics of their tokens: give the client another token"),
+    ("unsubscribe", "a subscription ends with the grant of the client's token: give the client another token"),
+    ("refresh", "a client refreshes its token by itself"),
+    ("history_remove", "a history is not cut off: its namespace has limits of messages, bytes and age"),
+    ("rpc", "Janus has no rpc"),
+];
+
+/// Topics in an answer to `channels`.
+const MAX_CHANNELS: usize = 10_000;
+
+/// Channels of a `broadcast`.
+const MAX_BROADCAST: usize = 1_000;
+
+/// Messages in an answer to `history`, and bytes of these messages.
+const MAX_HISTORY: (usize, usize) = (10_000, 8 << 20);
+
+pub(super) fn is_known(method: &str) -> bool {
+    METHODS.contains(&method) || UNAVAILABLE.iter().any(|(name, _)| *name == method)
+}
+
+/// Carries out a method, and returns the JSON of the result.
+pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
+    let mut out = BytesMut::new();
+    let result = Object::new(&mut out);
+    match method {
+        "publish" => {
+            let Channel { channel } = read(params)?;
+            put_receipt(publish(janus, &channel, params).await?, result).end();
+        }
+        "broadcast" => put_broadcast(janus, params, result).await?.end(),
+        "disconnect" => {
+            disconnect(janus, read(params)?).await?;
+            result.end();
+        }
+        "presence" => {
+            let Channel { channel } = read(params)?;
+            let members = janus.presence(&channel).await?.members.unwrap_or_default();
+            result.object("presence", |list| put_list(&members, list)).end();
+        }
+        "presence_stats" => {
+            let Channel { channel } = read(params)?;
+            let info = janus.presence(&channel).await?;
+            let users = info.members.map_or(0, |members| members.len());
+            result.number("num_clients", info.count as u64).number("num_users", users as u64).end();
+        }
+        "history" => put_history(janus, read(params)?, result).await?.end(),
+        "channels" => put_channels(janus, &read(params)?, result)?.end(),
+        "info" => put_nodes(janus, result).end(),
+        _ => {
+            let reason = UNAVAILABLE.iter().find(|(name, _)| *name == method).map(|(_, reason)| *reason);
+            return Err(reason.map_or_else(ApiError::method_not_found, ApiError::not_available));
+        }
+    }
+    String::from_utf8(out.into()).map_err(|_| ApiError::of(ErrorCode::Internal, "not text"))
+}
+
+/// An empty body is an empty object.
+fn read<T: DeserializeOwned>(params: &str) -> Result<T, ApiError> {
+    Ok(serde_json::from_str(if params.trim_ascii().is_empty() { "{}" } else { params })?)
+}
+
+async fn publish(janus: &Janus, channel: &str, params: &str) -> Result<Receipt, ApiError> {
+    Ok(janus.publish_message(message(channel, params)?).await?)
+}
+
+/// The message of a `publish` or of a `broadcast`.
+fn message(channel: &str, params: &str) -> Result<Message, ApiError> {
+    let Content { data, b64data, idempotency_key, skip_history, tags } = serde_json::from_str(params)?;
+    if skip_history == Some(true) {
+        return Err(ApiError::not_available("skip_history: each message of a topic has its number, and is kept"));
+    }
+    if tags.is_some_and(|tags| !tags.is_empty()) {
+        return Err(ApiError::not_available("tags: put them into the data"));
+    }
+    let message = match (data, b64data.filter(|text| !text.is_empty())) {
+        (_, Some(text)) => {
+            let bytes = Base64::new(&text).map_err(|error| ApiError::bad_request(format!("b64data: {error}")))?;
+            Message::bytes(channel, bytes.decode())?
+        }
+        (Some(data), None) => Message::new(channel, data)?,
+        (None, None) => return Err(ApiError::bad_request("data, a JSON value, is missing")),
+    };
+    match idempotency_key.filter(|key| !key.is_empty()) {
+        Some(key) => {
+            let key = key.parse::<IdempotencyKey>();
+            let key = key.map_err(|error| ApiError::bad_request(format!("idempotency_key: {error}")))?;
+            Ok(message.idempotency_key(key))
+        }
+        None => Ok(message),
+    }
+}
+
+fn put_receipt(Receipt { epoch, seq, .. }: Receipt, object: Object<'_>) -> Object<'_> {
+    object.number("offset", seq).text("epoch", &epoch.to_string())
+}
+
+async fn put_broadcast<'o>(janus: &Janus, params: &str, result: Object<'o>) -> Result<Object<'o>, ApiError> {
+    let Channels { channels } = read(params)?;
+    if channels.len() > MAX_BROADCAST {
+        return Err(ApiError::bad_request(format!("at most {MAX_BROADCAST} channels")));
+    }
+    // A mistake in the content is told once, and nothing is published.
+    message(channels.first().map_or("a", String::as_str), params)?;
+    let mut responses = Vec::with_capacity(channels.len());
+    for channel in &channels {
+        let receipt = publish(janus, channel, params).await;
+        responses.push(receipt.map(|receipt| {
+            let mut out = BytesMut::new();
+            put_receipt(receipt, Object::new(&mut out)).end();
+            String::from_utf8_lossy(&out).into_owned()
+        }));
+    }
+    let response = |answer: &Answer, out: &mut BytesMut| put(Object::new(out), answer, "result").end();
+    Ok(result.list("responses", &responses, response))
+}
+
+async fn disconnect(janus: &Janus, params: Disconnect) -> Result<(), ApiError> {
+    let Disconnect { user, client, session, whitelist, disconnect } = params;
+    if session.is_some_and(|session| !session.is_empty()) || whitelist.is_some_and(|list| !list.is_empty()) {
+        return Err(ApiError::not_available("session and whitelist: name a client, or a user"));
+    }
+    // Without a code, or with one of Centrifugo's final ones, the client stays away.
+    let reconnect = disconnect.is_some_and(|Code { code }| matches!(code, 3000..3500 | 4000..4500));
+    let user = user.unwrap_or_default();
+    match client.filter(|client| !client.is_empty()) {
+        Some(client) => {
+            let id = client.parse::<ClientId>();
+            let id = id.map_err(|error| ApiError::bad_request(format!("client: {error}")))?;
+            let connection =
+                client.rsplit('.').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or_default();
+            let found = janus.connections(connection.saturating_sub(1), 1).into_iter().next();
+            let is_meant =
+                found.is_some_and(|found| found.connection == connection && (user.is_empty() || found.user == user));
+            if is_meant && janus.client_id(connection) == id {
+                janus.disconnect(connection, reconnect);
+            }
+            Ok(())
+        }
+        None if user.is_empty() => Err(ApiError::bad_request("name a user, or a client")),
+        None => {
+            janus.disconnect_user_everywhere(&user, reconnect).await;
+            Ok(())
+        }
+    }
+}
+
+async fn put_history<'o>(janus: &Janus, params: History, result: Object<'o>) -> Result<Object<'o>, ApiError> {
+    let History { channel, limit, since, reverse } = params;
+    let reverse = reverse.unwrap_or(false);
+    let query = HistoryQuery::latest(usize::try_from(limit.unwrap_or(0)).unwrap_or(usize::MAX));
+    let query = match &since {
+        Some(since) => query.since(Position { epoch: since.epoch.parse().unwrap_or(Epoch::NONE), seq: since.offset }),
+        None if reverse => query,
+        None => query.since(Since::Start),
+    };
+    let query = if reverse { query.reversed() } else { query };
+    let history = janus.read_history(&channel, query.within(MAX_HISTORY.0, MAX_HISTORY.1)).await?;
+    if !history.complete {
+        return Err(ApiError { code: UNRECOVERABLE, message: "unrecoverable position".into() });
+    }
+    let topic_json = json_text(&channel);
+    let put = |message: &Delivery, out: &mut BytesMut| {
+        put_publication(&message.numbered(&topic_json), out);
+    };
+    let result = result.list("publications", &history.messages, put);
+    Ok(result.number("offset", history.top).text("epoch", &history.position.epoch.to_string()))
+}
+
+fn put_channels<'o>(janus: &Janus, params: &Pattern, result: Object<'o>) -> Result<Object<'o>, ApiError> {
+    let pattern = params.pattern.as_deref().unwrap_or_default();
+    let prefix = match pattern.strip_suffix('*') {
+        _ if pattern.is_empty() => "",
+        Some(prefix) if !prefix.contains(['*', '?', '[', '{', '\\']) => prefix,
+        _ => return Err(ApiError::not_available("pattern: a beginning of names and a *, such as chat:*")),
+    };
+    let topics = janus.topics_with_prefix(prefix, "", MAX_CHANNELS + 1);
+    if topics.len() > MAX_CHANNELS {
+        let message = format!("more than {MAX_CHANNELS} topics: give a pattern, or ask GET /api/topics page by page");
+        return Err(ApiError::of(ErrorCode::TooManyTopics, message));
+    }
+    Ok(result.object("channels", |channels| {
+        let used = topics.iter().filter(|topic| topic.subscribers > 0);
+        used.fold(channels, |channels, topic| {
+            channels.entry(topic.name.as_str(), |object| object.number("num_clients", topic.subscribers as u64).end())
+        })
+        .end();
+    }))
+}
+
+fn put_nodes<'o>(janus: &Janus, result: Object<'o>) -> Object<'o> {
+    let nodes = janus.nodes();
+    if nodes.is_empty() {
+        let stats = janus.stats();
+        return result.list("nodes", &[stats], |stats, out| {
+            let node =
+                Object::new(out).text("uid", "1").text("name", "janus").text("version", env!("CARGO_PKG_VERSION"));
+            let node = node.number("num_clients", stats.connections as u64).number("num_channels", stats.topics as u64);
+            node.number("num_users", 0).end();
+        });
+    }
+    result.list("nodes", &nodes, |node, out| {
+        let object = Object::new(out).text("uid", &node.id).text("name", &node.name).text("version", &node.version);
+        let object = object.number("num_clients", node.connections as u64).number("num_channels", node.topics as u64);
+        object.number("num_users", 0).number("uptime", node.uptime).end();
+    })
+}

@@ -1,0 +1,148 @@
+//! The server API of Centrifugo: methods for backends, as requests of HTTP.
+//!
+//! | file | what it is | what it owns |
+//! |---|---|---|
+//! | `mod.rs` | API | [`ServerApi`]: who may call, and the form of requests and answers |
+//! | `methods.rs` | rules | what each method does with an instance |
+//! | `params.rs` | pure: values | the parameters of methods |
+//! | `error.rs` | pure: a value | the errors of methods |
+
+mod error;
+mod methods;
+mod params;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use janus_core::wire::{BytesMut, HttpError, HttpRequest, PathPatternError};
+use janus_core::{HttpRoute, RouteRequest, RouteResponse};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::json::Object;
+use error::ApiError;
+
+/// Commands of a batch. A backend with more sends several batches.
+const MAX_COMMANDS: usize = 1_000;
+
+/// The server API, for [`Builder::route`](janus_core::Builder::route).
+///
+/// Each method is a `POST` to the path of the API and the name of the method, with a JSON object as body, and a key in the header
+/// `X-API-Key: KEY` or `Authorization: apikey KEY`. Neither hooks nor the rates of clients apply: a caller with the key is trusted.
+#[derive(Clone)]
+pub struct ServerApi(Arc<Authorize>);
+
+type Authorize = dyn Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync;
+
+impl fmt::Debug for ServerApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerApi")
+    }
+}
+
+impl ServerApi {
+    /// The API for callers that `authorize` lets through. The function is given the head of the request, the key that the caller has shown,
+    /// and whether the caller is on this machine. An error of the function is the answer.
+    pub fn new(
+        authorize: impl Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(authorize))
+    }
+
+    /// The API for callers with this key. An empty key lets no caller through.
+    #[must_use]
+    pub fn with_key(key: impl Into<String>) -> Self {
+        let key = key.into();
+        Self::new(move |_, shown, _| match shown.is_some_and(|shown| !key.is_empty() && are_equal(shown, &key)) {
+            true => Ok(()),
+            false => Err(HttpError::new(401, "unauthorized", "send the key in the header X-API-Key: KEY")),
+        })
+    }
+
+    /// The route of all methods, below this path.
+    ///
+    /// # Errors
+    ///
+    /// The path does not begin with a slash, or has characters of a query.
+    pub fn route(&self, path: &str) -> Result<HttpRoute, PathPatternError> {
+        let api = self.clone();
+        Ok(HttpRoute::new("POST", format!("{path}/*").parse()?, move |request| {
+            let api = api.clone();
+            async move { api.answer(request).await }
+        }))
+    }
+
+    async fn answer(&self, request: RouteRequest) -> Result<RouteResponse, HttpError> {
+        (self.0)(&request.head, shown_key(&request.head), request.is_local)?;
+        let body =
+            str::from_utf8(&request.body).map_err(|_| HttpError::new(400, "bad_utf8", "the body must be UTF-8"))?;
+        let mut json = BytesMut::new();
+        match (&*request.rest, methods::is_known(&request.rest)) {
+            ("batch", _) => self.batch(&request, body, &mut json).await,
+            (_, false) => return Err(HttpError::new(404, "unknown_path", "no such method of the server API")),
+            (method, true) => {
+                let answer = methods::call(&request.janus, method, body).await;
+                put(Object::new(&mut json), &answer, "result").end();
+            }
+        }
+        Ok(RouteResponse::new(200, "application/json", json.freeze()).header("cache-control", "no-store"))
+    }
+
+    /// Carries out commands one after the other.
+    async fn batch(&self, request: &RouteRequest, body: &str, json: &mut BytesMut) {
+        #[derive(Deserialize)]
+        struct Batch<'a> {
+            #[serde(borrow)]
+            commands: Vec<std::collections::BTreeMap<&'a str, &'a RawValue>>,
+        }
+        let batch: Batch<'_> = match serde_json::from_str(body) {
+            Ok(batch) => batch,
+            Err(error) => return put(Object::new(json), &Err(error.into()), "result").end(),
+        };
+        if batch.commands.len() > MAX_COMMANDS {
+            let error = ApiError::bad_request(format!("at most {MAX_COMMANDS} commands in a batch"));
+            return put(Object::new(json), &Err(error), "result").end();
+        }
+        let mut answers = Vec::with_capacity(batch.commands.len());
+        for command in &batch.commands {
+            answers.push(match command.iter().next() {
+                Some((method, params)) if command.len() == 1 && methods::is_known(method) => {
+                    (*method, methods::call(&request.janus, method, params.get()).await)
+                }
+                Some((_, _)) if command.len() == 1 => ("", Err(ApiError::method_not_found())),
+                _ => ("", Err(ApiError::bad_request("a command has one member, its method"))),
+            });
+        }
+        let replies =
+            |(method, answer): &(&str, Answer), out: &mut BytesMut| put(Object::new(out), answer, method).end();
+        Object::new(json).list("replies", &answers, replies).end();
+    }
+}
+
+/// The JSON of a result, or the error.
+type Answer = Result<String, ApiError>;
+
+fn put<'o>(object: Object<'o>, answer: &Answer, key: &str) -> Object<'o> {
+    match answer {
+        Ok(result) => object.raw(key, result),
+        Err(ApiError { code, message }) => object.object("error", |error| {
+            error.number("code", (*code).into()).text("message", message).end();
+        }),
+    }
+}
+
+/// The key in either of the headers.
+fn shown_key(head: &HttpRequest) -> Option<&str> {
+    head.header("x-api-key").map(str::trim).or_else(|| {
+        let (scheme, key) = head.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("apikey").then(|| key.trim())
+    })
+}
+
+/// In a time that depends on the lengths alone.
+fn are_equal(one: &str, other: &str) -> bool {
+    let differences = one.bytes().zip(other.bytes()).fold(0, |sum, (one, other)| sum | (one ^ other));
+    std::hint::black_box(differences) == 0 && one.len() == other.len()
+}

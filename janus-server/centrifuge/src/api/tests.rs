@@ -1,0 +1,158 @@
+//! The methods, over real sockets.
+
+use janus_core::{Config, Janus, Namespace, Presence};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::*;
+
+const KEY: &str = "a key of the backend";
+
+async fn serve() -> Janus {
+    let default_namespace = Namespace { history: true, presence: Presence::Members, ..Namespace::default() };
+    let http_listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let config = Config { listen: Vec::new(), http_listen, default_namespace, ..Config::default() };
+    let route = ServerApi::with_key(KEY).route("/centrifuge/api").unwrap();
+    Janus::builder().config(config).route(route).start().await.unwrap()
+}
+
+/// The status and the body of an answer.
+async fn post(janus: &Janus, method: &str, header: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
+    let length = body.len();
+    let head = format!("POST /centrifuge/api/{method} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let request = format!("{head}{header}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+async fn call(janus: &Janus, method: &str, params: Value) -> Value {
+    let (status, body) = post(janus, method, &format!("x-api-key: {KEY}"), &params.to_string()).await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+fn code(answer: &Value) -> u64 {
+    answer["error"]["code"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test]
+async fn only_callers_with_the_key_are_served() {
+    let janus = serve().await;
+    let info = async |header: &str| post(&janus, "info", header, "{}").await.0;
+    assert_eq!(info(&format!("x-api-key: {KEY}")).await, 200);
+    assert_eq!(info(&format!("authorization: apikey {KEY}")).await, 200);
+    assert_eq!(info(&format!("authorization: Bearer {KEY}")).await, 401);
+    assert_eq!(info("x-api-key: a key of the backenD").await, 401);
+    assert_eq!(info("x-api-key: a").await, 401);
+    assert_eq!(info("accept: */*").await, 401);
+    assert_eq!(post(&janus, "dance", &format!("x-api-key: {KEY}"), "{}").await.0, 404);
+    assert!(!are_equal("", "a") && !are_equal("ab", "a") && are_equal("a", "a"));
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_message_is_published_and_read_with_its_text_unchanged() {
+    let janus = serve().await;
+    let (_, body) = post(&janus, "publish", &format!("x-api-key: {KEY}"), r#"{"channel":"a","data":{"p":1.50}}"#).await;
+    let receipt: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(receipt["result"]["offset"], 1, "{receipt}");
+    call(&janus, "publish", json!({"channel": "a", "b64data": "AP8=", "data": null})).await;
+    let (_, body) = post(&janus, "history", &format!("x-api-key: {KEY}"), r#"{"channel":"a","limit":-1}"#).await;
+    assert!(
+        body.starts_with(r#"{"result":{"publications":[{"offset":1,"data":{"p":1.50}},{"offset":2,"data":"AP8=""#),
+        "{body}"
+    );
+    let epoch = &receipt["result"]["epoch"];
+    let top = call(&janus, "history", json!({"channel": "a"})).await;
+    assert_eq!(top["result"], json!({"publications": [], "offset": 2, "epoch": epoch}));
+    let since = json!({"channel": "a", "limit": 5, "since": {"offset": 2, "epoch": epoch}, "reverse": true});
+    assert_eq!(call(&janus, "history", since).await["result"]["publications"][0]["offset"], 1);
+    let foreign = json!({"channel": "a", "limit": 5, "since": {"offset": 1, "epoch": "x"}});
+    assert_eq!(code(&call(&janus, "history", foreign).await), 112);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_repeated_message_is_published_once() {
+    let janus = serve().await;
+    let publish = json!({"channel": "a", "data": 1, "idempotency_key": "k"});
+    let first = call(&janus, "publish", publish.clone()).await;
+    assert_eq!(call(&janus, "publish", publish).await, first);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_broadcast_answers_for_each_channel() {
+    let janus = serve().await;
+    let answer = call(&janus, "broadcast", json!({"channels": ["a", "", "b"], "data": 1})).await;
+    let responses = answer["result"]["responses"].as_array().unwrap();
+    assert_eq!(
+        (&responses[0]["result"]["offset"], code(&responses[1]), &responses[2]["result"]["offset"]),
+        (&json!(1), 107, &json!(1))
+    );
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn channels_members_and_nodes_are_told() {
+    let janus = serve().await;
+    let _subscribers = [janus.subscribe("chat:a").unwrap(), janus.subscribe("b").unwrap()];
+    let channels = call(&janus, "channels", json!({})).await;
+    assert_eq!(channels["result"]["channels"], json!({"b": {"num_clients": 1}, "chat:a": {"num_clients": 1}}));
+    let channels = call(&janus, "channels", json!({"pattern": "chat:*"})).await;
+    assert_eq!(channels["result"]["channels"].as_object().unwrap().len(), 1);
+    assert_eq!(code(&call(&janus, "channels", json!({"pattern": "*a*"})).await), 108);
+    assert_eq!(call(&janus, "presence", json!({"channel": "b"})).await["result"], json!({"presence": {}}));
+    let stats = call(&janus, "presence_stats", json!({"channel": "b"})).await;
+    assert_eq!(stats["result"], json!({"num_clients": 0, "num_users": 0}));
+    let info = call(&janus, "info", json!({})).await;
+    assert_eq!(info["result"]["nodes"][0]["num_channels"], 2, "{info}");
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_command() {
+    let janus = serve().await;
+    let commands = json!([
+        {"publish": {"channel": "a", "data": 1}},
+        {"history": {"channel": "a", "limit": 1}},
+        {"subscribe": {"channel": "a", "user": "u"}},
+        {"dance": {}},
+        {},
+    ]);
+    let answer = call(&janus, "batch", json!({"commands": commands, "parallel": true})).await;
+    let replies = answer["replies"].as_array().unwrap();
+    assert_eq!((&replies[0]["publish"]["offset"], &replies[1]["history"]["offset"]), (&json!(1), &json!(1)));
+    assert_eq!((code(&replies[2]), code(&replies[3]), code(&replies[4])), (108, 104, 107));
+    assert_eq!(code(&call(&janus, "batch", json!({"commands": 7})).await), 107);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_and_not_ignored() {
+    let janus = serve().await;
+    for (method, params, expected) in [
+        ("subscribe", json!({"channel": "a", "user": "u"}), 108),
+        ("unsubscribe", json!({"channel": "a", "user": "u"}), 108),
+        ("refresh", json!({"user": "u"}), 108),
+        ("history_remove", json!({"channel": "a"}), 108),
+        ("publish", json!({"channel": "a", "data": 1, "tags": {"a": "b"}}), 108),
+        ("publish", json!({"channel": "a", "data": 1, "skip_history": true}), 108),
+        ("publish", json!({"channel": "a"}), 107),
+        ("publish", json!({"channel": "", "data": 1}), 107),
+        ("publish", json!({"channel": "a", "b64data": "?"}), 107),
+        ("disconnect", json!({}), 107),
+        ("disconnect", json!({"client": "x"}), 107),
+        ("disconnect", json!({"user": "u", "whitelist": ["1.2"]}), 108),
+    ] {
+        assert_eq!(code(&call(&janus, method, params.clone()).await), expected, "{method} {params}");
+    }
+    assert_eq!(call(&janus, "publish", json!({"channel": "a", "data": 1, "tags": {}})).await["error"], Value::Null);
+    assert_eq!(call(&janus, "disconnect", json!({"user": "u"})).await, json!({"result": {}}));
+    janus.shutdown().await;
+}
