@@ -115,7 +115,7 @@ async fn positions_without_their_messages_are_told_as_incomplete() {
 
 #[tokio::test]
 async fn only_clients_that_may_subscribe_and_resume_read_a_history() {
-    let tokens = Tokens::new([("a", Identity::user("alice").may_subscribe(patterns(["kept:a", "private:*"])))]);
+    let tokens = Tokens::new([("a", Identity::user("alice").subscribe(patterns(["kept:a", "private:*"])))]);
     let (janus, _, addr) = tokens.serve(config()).await;
     for topic in ["kept:a", "kept:b", "private:a", "other"] {
         janus.publish(topic, &1).await.unwrap();

@@ -275,7 +275,9 @@ impl Modern {
                 self.bye = Some(code);
                 self.line.reason.error = true;
             }
-            ServerFrame::Refreshed { .. } => panic!("client {number}: nothing was to be refreshed: {text}"),
+            ServerFrame::Refreshed { .. } | ServerFrame::History { .. } => {
+                panic!("client {number}: nothing of the kind was asked for: {text}")
+            }
             ServerFrame::Pong => {
                 let place = self.commands.iter().position(|(_, command)| !matches!(command, Command::Publish(_)));
                 let asked = place.and_then(|place| self.commands.remove(place));

@@ -323,7 +323,7 @@ mod tests {
     use crate::topic::roster::tests::{subscription, subscription_with};
     use crate::topic::sequence::tests::name;
     use crate::topic::shared::tests::with_topics;
-    use crate::wire::Publication;
+    use crate::wire::{HistoryQuery, Publication};
 
     const TICK: Tick = Tick::new(1);
 
@@ -366,7 +366,7 @@ mod tests {
             // On other homes, until the actor has ended.
             topic.number_inbox(topics);
             assert!(matches!(topic.next(topics, HomeId::FIRST), Next::Rest) && topic.is_torn());
-            assert!(topic.history(None, 10, topics).is_some());
+            assert!(topic.history(HistoryQuery::latest(10), topics).is_some());
             assert_eq!(topic.info().position.seq, 1);
             assert!(topic.inherit() && !topic.is_torn());
             topic.number_inbox(topics);
