@@ -182,16 +182,15 @@ impl Browser {
         let profile = tempfile::tempdir().unwrap();
         let is_firefox = std::env::var("JANUS_TEST_BROWSER").is_ok_and(|name| name == "firefox");
         // Debian's name first.
-        let names: &[&str] = match is_firefox {
-            true => &["firefox-esr", "firefox"],
-            false => &["chromium", "chromium-browser", "google-chrome"],
-        };
+        let names: &[&str] =
+            if is_firefox { &["firefox-esr", "firefox"] } else { &["chromium", "chromium-browser", "google-chrome"] };
         for name in names {
             let log = File::create(profile.path().join("log")).unwrap();
             let mut command = Command::new(name);
-            match is_firefox {
-                true => firefox(&mut command, profile.path(), authority),
-                false => chromium(&mut command, profile.path(), authority),
+            if is_firefox {
+                firefox(&mut command, profile.path(), authority);
+            } else {
+                chromium(&mut command, profile.path(), authority);
             }
             // With the authorities that the browser trusts.
             command.env("HOME", profile.path()).arg(url).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
