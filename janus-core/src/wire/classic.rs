@@ -101,8 +101,7 @@ impl Codec for Classic {
 /// Turns the bytes of a connection into commands, however the bytes are split between reads.
 ///
 /// Between calls the decoder keeps only the beginning of an unfinished frame: a connection idle between frames costs no
-/// heap memory here. A frame received in a single piece is parsed in place. No byte is searched twice for the end of a
-/// frame.
+/// heap memory here. A frame in a single piece is parsed in place. No byte is searched twice for the end of a frame.
 ///
 /// ```
 /// use janus_core::wire::classic::{Command, ClassicDecoder, Limits};

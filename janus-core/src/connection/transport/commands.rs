@@ -3,7 +3,6 @@
 use std::io;
 
 use super::beginning::Preface;
-use super::history::Reading;
 use super::identity::Renewal;
 use super::pacing::Then;
 use super::presence::Question;
@@ -83,9 +82,7 @@ impl Transport {
                 self.at_subscribe_rate(Then::Subscribe(Box::new(asking)));
             }
             Command::Unsubscribe { topic: name, id } => self.at_subscribe_rate(Then::Unsubscribe(name, id)),
-            Command::History { topic, query, id } => {
-                self.at_subscribe_rate(Then::History(Box::new(Reading { topic, query, id })));
-            }
+            Command::History { topic, query, id } => self.at_subscribe_rate(Then::history(topic, query, id)),
             Command::Presence { topic, id } => self.at_subscribe_rate(Then::Presence(topic, id)),
             Command::Publish { topic, publication, ack, id } => {
                 let reply = Reply::connection(self.owed(&topic), ack, id);

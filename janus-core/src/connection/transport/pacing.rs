@@ -23,7 +23,7 @@ use super::{Step, Transport};
 use crate::connection::rates::BucketNumber;
 use crate::delivery::{End, Exceeded};
 use crate::ground::bucket::{Bucket, Rate};
-use crate::wire::{RequestId, TopicName};
+use crate::wire::{HistoryQuery, RequestId, TopicName};
 
 /// The shortest wait. Thousands of clients that are all ahead of their rates must not wake the home arbiter for each
 /// single request; after the wait there is room for all requests of that time.
@@ -65,6 +65,12 @@ pub(super) enum Then {
     Unsubscribe(TopicName, RequestId),
     Presence(TopicName, RequestId),
     History(Box<Reading>),
+}
+
+impl Then {
+    pub(super) fn history(topic: TopicName, query: HistoryQuery, id: RequestId) -> Self {
+        Self::History(Box::new(Reading { topic, query, id }))
+    }
 }
 
 impl Pace {
