@@ -119,7 +119,10 @@ mod requests {
         for none in ["", r#","presence":false"#, r#","presence":null"#] {
             assert!(!watches(none), "{none}");
         }
-        assert_eq!(client::subscribe_with_presence(Some(3), "t", None), r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#);
+        assert_eq!(
+            client::subscribe_with_presence(Some(3), "t", None),
+            r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#
+        );
         assert_eq!(client::presence(Some(4), "t"), r#"{"type":"presence","id":4,"topic":"t"}"#);
         assert_eq!(
             decoded(r#"{"type":"presence","id":4,"topic":"t"}"#),
