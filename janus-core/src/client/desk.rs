@@ -230,15 +230,11 @@ impl Desk {
         loop {
             let frame = self.outbox.pop()?;
             let Some(id) = frame.id else { return Some(frame.text) };
-            let is_wanted = match self.pending.get(&id) {
-                Some(Pending::Request(request)) => !request.is_abandoned(),
-                Some(Pending::Subscribe(_) | Pending::Refresh(_)) => true,
-                None => false,
-            };
-            if is_wanted {
-                return Some(frame.text);
+            match self.pending.get(&id) {
+                Some(Pending::Request(request)) if request.is_abandoned() => drop(self.pending.remove(&id)),
+                Some(_) => return Some(frame.text),
+                None => {}
             }
-            self.pending.remove(&id);
         }
     }
 
@@ -323,6 +319,9 @@ impl Desk {
                     // The client may have waited for room in the discarded queue.
                     self.look();
                 }
+                if self.pending.len() >= self.max_pending {
+                    self.forget_abandoned();
+                }
                 // Answers outstanding of dropped subscriptions count as well.
                 if self.pending.len() >= self.max_pending.saturating_add(self.topics.len()) {
                     let _ = reply.send(Err(ClientError::TooManyPending { max: self.max_pending }));
@@ -361,11 +360,7 @@ impl Desk {
             return;
         }
         if self.pending.len() + self.waiting.len() >= self.max_pending {
-            // An answer to a call that has ended is passed over like any unknown answer.
-            self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.is_abandoned()));
-            self.waiting.retain(|request| !request.is_abandoned());
-            let pending = &self.pending;
-            self.outbox.retain(|id| pending.contains_key(&id));
+            self.forget_abandoned();
         }
         if self.pending.len() + self.waiting.len() >= self.max_pending.saturating_add(self.topics.len()) {
             return request.fail(ClientError::TooManyPending { max: self.max_pending });
@@ -375,6 +370,14 @@ impl Desk {
             Ok(id) => drop(self.pending.insert(id, Pending::Request(request))),
             Err(error) => request.fail(error),
         }
+    }
+
+    /// Gives up the requests of calls that have ended. An answer is passed over like any unknown answer.
+    fn forget_abandoned(&mut self) {
+        self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.is_abandoned()));
+        self.waiting.retain(|request| !request.is_abandoned());
+        let pending = &self.pending;
+        self.outbox.retain(|id| pending.contains_key(&id));
     }
 
     /// Queues a request with an id of its own, which is returned.
@@ -737,8 +740,9 @@ mod tests {
     fn cancelled_calls_are_not_sent_and_take_no_memory() {
         let (mut desk, _assigned) = desk();
         for _ in 0..100 {
-            let (reply, _) = oneshot::channel();
+            let (reply, cancelled) = oneshot::channel();
             desk.command(Command::Request(Request::Presence("t".to_owned(), reply)));
+            drop(cancelled);
             let (subscription, command, _answer) = subscribe();
             desk.command(command);
             drop(subscription);
