@@ -288,7 +288,7 @@ mod tests {
     async fn an_address_without_an_answer_does_not_hide_the_others() {
         let began = Instant::now();
         assert_eq!(of(&[1, 2, 1, 80, 81]).await.unwrap(), 80);
-        assert_eq!(began.elapsed(), HEAD_START * 2, "a refusal costs no time");
+        assert!(began.elapsed() < HEAD_START * 2 + HEAD_START / 5, "a refusal costs no time");
         assert_eq!(of(&[2, 2]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(of(&[]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
         let stays = timeout(Duration::from_secs(60), of(&[2, 1])).await;
