@@ -79,6 +79,7 @@ fn a_server_that_does_not_read_is_given_up() {
             name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.to_owned())
         });
         let accept = derive_accept_key(key.unwrap().as_bytes());
+        // With a lower limit the client would refuse the message and send nothing.
         let welcome = br#"{"type":"welcome","session":"00","resumed":false,"limits":{"max_frame_bytes":67108864,"max_topic_bytes":255,"max_topics":128},"heartbeat_ms":30000}"#;
         write!(
             stream,

@@ -77,6 +77,35 @@ async fn a_history_is_read_page_by_page_in_both_directions() {
 }
 
 #[tokio::test]
+async fn the_latest_messages_tell_all_from_a_part() {
+    let limits = Config { max_history_reply_bytes: 1_024, ..config() };
+    let (janus, addr) = serve(limits).await;
+    let text = "x".repeat(400);
+    for _ in 0..2 {
+        janus.publish("kept:a", &text).await.unwrap();
+    }
+    let mut socket = Socket::open(addr).await;
+    let all = ask(&mut socket, "kept:a", json!({})).await;
+    assert_eq!((seqs(&all), &all["more"]), (vec![1, 2], &json!(false)));
+    // Cut by the client's number, by the server's bytes, and by the server's number.
+    let cut = ask(&mut socket, "kept:a", json!({"limit": 1})).await;
+    assert_eq!((seqs(&cut), &cut["more"], &cut["seq"]), (vec![2], &json!(true), &json!(2)));
+    janus.publish("kept:a", &text).await.unwrap();
+    let cut = ask(&mut socket, "kept:a", json!({})).await;
+    assert_eq!((seqs(&cut), &cut["more"], &cut["seq"]), (vec![2, 3], &json!(true), &json!(3)));
+    for number in 0..4 {
+        janus.publish("kept:b", &number).await.unwrap();
+    }
+    let cut = ask(&mut socket, "kept:b", json!({})).await;
+    assert_eq!((seqs(&cut), &cut["more"]), (vec![2, 3, 4], &json!(true)));
+    // What was cut off, page by page before the first message of the list.
+    let first = json!({"epoch": cut["epoch"], "seq": 2});
+    let earlier = ask(&mut socket, "kept:b", json!({"reverse": true, "since": first})).await;
+    assert_eq!((seqs(&earlier), &earlier["more"]), (vec![1], &json!(false)));
+    janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_client_continues_with_a_subscription_where_a_page_ends() {
     let (janus, addr) = serve(config()).await;
     for number in 1..=3 {

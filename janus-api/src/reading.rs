@@ -50,7 +50,9 @@ pub(crate) async fn history(janus: &Janus, room: &Room, body: &[u8]) -> Result<B
     })?;
     let messages = &mut history.messages;
     if since.is_none() {
-        messages.drain(..messages.len() - fitting(messages.iter().rev()));
+        let cut = messages.len() - fitting(messages.iter().rev());
+        messages.drain(..cut);
+        history.more |= cut > 0;
     } else if let Some(last) = fitting(messages.iter()).checked_sub(1)
         && last + 1 < messages.len()
     {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use janus_core::client::{
     Client, ClientBuilder, ClientError, Gap, HistoryPage, HistoryQuery, Item, PresenceChange, State, Subscription,
     TokenError, WhenFull,
@@ -305,10 +305,66 @@ async fn tokens_are_asked_for_until_the_program_has_no_more() {
     is_state(&client, |state| matches!(state, State::Open { .. })).await;
     assert_eq!(asked.load(Ordering::Relaxed), 3);
     until("the token is renewed", || asked.load(Ordering::Relaxed) == 4).await;
-    // The final word counts when the client needs a token for a connection.
-    until("the renewal has failed", || asked.load(Ordering::Relaxed) > 4).await;
-    let closed = is_state(&client, |state| matches!(state, State::Closed { .. })).await;
+    // The last word ends the client although the token in force has not ended.
+    let closed = is_state(&client, |state| !matches!(state, State::Open { .. })).await;
     assert!(matches!(&closed, State::Closed { error: Some(ClientError::Token(_)) }), "{closed:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 5);
+}
+
+/// A client whose first token is a short one, and what follows comes from the function.
+async fn with_second_token(server: &TestServer, second: fn() -> &'static str) -> Client {
+    let asked = AtomicUsize::new(0);
+    let get_token = move || {
+        let token = if asked.fetch_add(1, Ordering::Relaxed) == 0 { "short" } else { second() };
+        ready(Ok(token.to_owned()))
+    };
+    to(server).get_token(get_token).connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_refused_for_good_at_its_renewal_ends_the_client() {
+    let server = users().await;
+    let client = with_second_token(&server, || "guess").await;
+    let closed = is_state(&client, |state| matches!(state, State::Closed { .. } | State::Waiting { .. })).await;
+    let State::Closed { error: Some(error @ ClientError::Refused { .. }) } = &closed else { panic!("{closed:?}") };
+    assert!(error.is_final(), "{error}");
+}
+
+#[tokio::test]
+async fn a_panic_of_the_program_is_an_end_with_an_error() {
+    let server = users().await;
+    let client = with_second_token(&server, || panic!("the program has a fault")).await;
+    let mut news = client.subscribe("news").await.unwrap();
+    let end = timeout(PATIENCE, news.next()).await.unwrap().unwrap();
+    assert!(matches!(&end, Err(ClientError::Panicked(text)) if text == "the program has a fault"), "{end:?}");
+    is_state(&client, |state| matches!(state, State::Closed { error: Some(ClientError::Panicked(_)) })).await;
+    assert!(matches!(client.publish("news", "late").await, Err(ClientError::Panicked(_))));
+}
+
+#[tokio::test]
+async fn settings_without_end_are_no_fault() {
+    let server = TestServer::start().await;
+    let builder = to(&server).max_pending(usize::MAX).max_unread(usize::MAX).max_unread_bytes(usize::MAX);
+    let builder = builder.heartbeat(Duration::MAX).timeout(Duration::MAX).request_timeout(Duration::MAX);
+    let builder = builder.back_off(Duration::MAX, Duration::MAX);
+    let (client, _topics) = builder.connect_with_assigned(usize::MAX).await.unwrap();
+    let mut news = client.subscribe("news").await.unwrap();
+    client.publish("news", "hello").await.unwrap();
+    assert_eq!(numbers(&mut news, 1).await, [1]);
+    let State::Open { session, .. } = client.state().borrow().clone() else { panic!("open") };
+    assert!(!format!("{:?}", client.state().borrow()).contains(&session), "the session is a secret");
+}
+
+#[tokio::test]
+async fn a_cancelled_subscribe_leaves_no_subscription() {
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    // Whether the client's task takes the command or the wake-up first is by chance.
+    for number in 0..64 {
+        let topic = format!("topic-{number}");
+        assert!(client.subscribe(&topic).into_future().now_or_never().is_none());
+        assert_eq!(client.publish(&topic, "hello").await.unwrap().subscribers, 0, "{number}");
+    }
 }
 
 #[tokio::test]
@@ -378,6 +434,10 @@ async fn a_waiting_client_leaves_the_rest_to_the_server() {
     let client = builder.timeout(Duration::from_millis(500)).connect().await.unwrap();
     let mut news = client.subscribe("news").await.unwrap();
     publish(&server, 50).await;
+    let receipt = tokio::spawn({
+        let client = client.clone();
+        async move { client.publish("other", "waits as well").await }
+    });
     // Silence does not count while the client itself does not read. Another client has given up a mute server by then.
     let mut mute = Fake::start().await;
     let other =
@@ -385,7 +445,9 @@ async fn a_waiting_client_leaves_the_rest_to_the_server() {
     let _talk = mute.accept().await;
     let given_up = is_state(&other, |state| matches!(state, State::Waiting { .. })).await;
     assert!(matches!(&given_up, State::Waiting { error: ClientError::Late { .. }, .. }), "{given_up:?}");
+    assert!(!receipt.is_finished(), "the client reads nothing while the queue is full");
     assert_eq!(numbers(&mut news, 50).await, Vec::from_iter(1..=50));
+    timeout(PATIENCE, receipt).await.unwrap().unwrap().unwrap();
     assert_eq!(server.janus().stats().connections_accepted, 1);
 }
 

@@ -43,10 +43,8 @@ impl Address {
             None => 80,
         };
         let host = authority.host();
-        let path = match uri.path_and_query().map(ToString::to_string) {
-            Some(path) if !path.is_empty() && path != "/" => path,
-            _ => "/ws".to_owned(),
-        };
+        let path = if matches!(uri.path(), "" | "/") { "/ws" } else { uri.path() };
+        let path = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { is_tls, to: format!("{host}:{port}"), host: bare, path })
     }
@@ -62,6 +60,8 @@ mod tests {
             ("ws://localhost:8080/ws", false, "localhost", "localhost:8080", "/ws"),
             ("wss://push.example", true, "push.example", "push.example:443", "/ws"),
             ("http://push.example/", false, "push.example", "push.example:80", "/ws"),
+            ("ws://localhost:8080?a=b", false, "localhost", "localhost:8080", "/ws?a=b"),
+            ("ws://localhost:8080/?a=b", false, "localhost", "localhost:8080", "/ws?a=b"),
             ("HTTPS://[::1]:8443/a?b=c", true, "::1", "[::1]:8443", "/a?b=c"),
         ] {
             let expected = Address { is_tls, host: host.to_owned(), to: to.to_owned(), path: path.to_owned() };

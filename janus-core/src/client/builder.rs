@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::address::Address;
 use super::back_off::BackOff;
@@ -17,6 +17,9 @@ use super::{AssignedTopics, Client, ClientError, State, TokenError};
 
 /// Commands on their way to the client's task, which takes each at once.
 const COMMANDS_MAX: usize = 64;
+
+/// The longest time of a setting. A clock can be set to a time that is not much further away.
+const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The settings of a [`Client`]. Made by [`Client::builder`], and used up by [`connect`](Self::connect) or
 /// [`start`](Self::start).
@@ -32,6 +35,8 @@ const COMMANDS_MAX: usize = 64;
 /// | [`reconnect`](Self::reconnect) | true |
 /// | [`max_unread`](Self::max_unread), [`max_unread_bytes`](Self::max_unread_bytes), [`when_full`](Self::when_full) | 1,000 messages, 16 MiB, `Leave` |
 /// | [`max_pending`](Self::max_pending) | 256 |
+///
+/// Times are at most 365 days, and longer ones are shortened.
 #[must_use = "a client begins with connect() or start()"]
 pub struct ClientBuilder {
     url: String,
@@ -78,7 +83,8 @@ impl ClientBuilder {
     /// Sets a function that gets a token. The client calls the function once for each token: before the first connection,
     /// after 70 to 90 % of a token's time, and after a token has expired. An answer is awaited for
     /// [`timeout`](Self::timeout); after a failure the function is called again, after a pause. A [`TokenError::final_word`]
-    /// ends the client.
+    /// ends the client at once, and so does a final refusal of the token by the server, although an earlier token may not
+    /// have ended yet. A panic of the function ends the client with [`ClientError::Panicked`].
     ///
     /// ```
     /// use janus_core::client::{Client, TokenError};
@@ -122,27 +128,27 @@ impl ClientBuilder {
     /// Sets the longest time for connecting up to the welcome, for an answer of [`get_token`](Self::get_token), for the
     /// server to take what is sent, and for the answer to a ping.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(TIME_MAX);
         self
     }
 
     /// Sets the longest time of a call, from the call to the answer of the server. The time without a connection counts.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+        self.request_timeout = timeout.min(TIME_MAX);
         self
     }
 
     /// Sets the silence after which the client sends a ping. A connection on which nothing comes within
     /// [`timeout`](Self::timeout) of the ping is given up.
     pub fn heartbeat(mut self, silence: Duration) -> Self {
-        self.heartbeat = silence;
+        self.heartbeat = silence.min(TIME_MAX);
         self
     }
 
     /// Sets the waits between attempts to connect: a random part of `first`, doubled for each failure in a row up to
     /// `longest`. A time that the server names (`reconnect_after_ms`) is kept in any case.
     pub fn back_off(mut self, first: Duration, longest: Duration) -> Self {
-        self.back_off = BackOff { first, longest };
+        self.back_off = BackOff { first: first.min(TIME_MAX), longest: longest.min(TIME_MAX) };
         self
     }
 
@@ -171,8 +177,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how many requests may wait for their answers, and for a connection; a further request is refused with
-    /// [`ClientError::TooManyPending`].
+    /// Sets how many requests may wait for their answers, and for a connection, at least 1; one more may wait for each
+    /// topic, because the client asks for each topic again after a lost connection. A further request is refused with
+    /// [`ClientError::TooManyPending`]. A call that was dropped counts until the limit is reached.
     pub fn max_pending(mut self, requests: usize) -> Self {
         self.max_pending = requests.max(1);
         self
@@ -200,7 +207,7 @@ impl ClientBuilder {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_with_assigned(mut self, max: usize) -> Result<(Client, AssignedTopics), ClientError> {
-        self.assigned_max = max.max(1);
+        self.assigned_max = max.clamp(1, Semaphore::MAX_PERMITS);
         let mut made = self.make()?;
         let opened = made.task.dialer.open().await?;
         Ok(made.run(Some(opened)))

@@ -1,5 +1,5 @@
 //! The client's topics and requests: which frames are to be sent, and what an arrived frame means. No I/O: the client's
-//! task hands in commands and frames, and sends what [`Desk::outgoing`] has.
+//! task hands in commands and frames, and sends what [`Desk::next_frame`] returns.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::ClientError;
 use super::back_off::BackOff;
 use super::item::{Begun, Gap, HistoryPage, Item, Message, Parts, Presence, Published};
+use super::outbox::Outbox;
 use super::subscription::{Feed, Pushed, Room, Subscription};
 use crate::wire::v1::client::{self as v1, Payload, Publish, ServerFrame};
 use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Position, Since};
@@ -184,13 +185,11 @@ pub(super) enum News {
 
 pub(super) struct Desk {
     topics: HashMap<Arc<str>, Topic>,
-    /// Requests for the next connection. With those in `pending`, at most `max_pending`.
+    /// Requests for the next connection. With those in `pending`, at most `max_pending` and one for each topic.
     waiting: VecDeque<Request>,
     pending: HashMap<u64, Pending>,
-    last_id: u64,
     connection: Option<Connection>,
-    /// Frames to be sent.
-    outgoing: Vec<String>,
+    outbox: Outbox,
     /// When the first refused topic is to be asked for again.
     retry_at: Option<Instant>,
     /// The feed whose room the client's task waits for before it reads on.
@@ -214,9 +213,8 @@ impl Desk {
             topics: HashMap::new(),
             waiting: VecDeque::new(),
             pending: HashMap::new(),
-            last_id: 0,
             connection: None,
-            outgoing: Vec::new(),
+            outbox: Outbox::default(),
             retry_at: None,
             blocked: None,
             assigned,
@@ -227,9 +225,17 @@ impl Desk {
         }
     }
 
-    /// Takes the frames to be sent.
-    pub(super) fn outgoing(&mut self) -> std::vec::Drain<'_, String> {
-        self.outgoing.drain(..)
+    /// Takes the next frame to be sent, for a socket with room.
+    pub(super) fn next_frame(&mut self) -> Option<String> {
+        loop {
+            let frame = self.outbox.pop()?;
+            let Some(id) = frame.id else { return Some(frame.text) };
+            match self.pending.get(&id) {
+                Some(Pending::Request(request)) if request.is_abandoned() => drop(self.pending.remove(&id)),
+                Some(_) => return Some(frame.text),
+                None => {}
+            }
+        }
     }
 
     /// Whether no queue keeps the client's task from reading.
@@ -258,8 +264,7 @@ impl Desk {
     /// The connection has ended. Requests without an answer fail, except those that may be repeated on the next connection.
     pub(super) fn left(&mut self, error: &ClientError, comes_back: bool) {
         self.connection = None;
-        self.outgoing.clear();
-        self.blocked = None;
+        self.outbox.clear();
         self.retry_at = None;
         for topic in self.topics.values_mut() {
             topic.was_away = true;
@@ -300,6 +305,10 @@ impl Desk {
             Command::Close => return false,
             Command::Request(request) => self.request(request),
             Command::Subscribe { topic: name, feed, since, presence, reply } => {
+                // A cancelled call: its wake-up may have come before the command, and no other follows.
+                if feed.is_dropped() {
+                    return true;
+                }
                 // The program may have dropped a subscription of this topic a moment ago.
                 self.look();
                 // The program's own request takes the place of the server's subscription, on either side.
@@ -307,9 +316,14 @@ impl Desk {
                     && let Some(topic) = self.topics.remove(&name)
                 {
                     topic.feed.discard();
+                    // The client may have waited for room in the discarded queue.
+                    self.look();
+                }
+                if self.pending.len() >= self.max_pending {
+                    self.forget_abandoned();
                 }
                 // Answers outstanding of dropped subscriptions count as well.
-                if self.pending.len() >= self.max_pending + self.topics.len() {
+                if self.pending.len() >= self.max_pending.saturating_add(self.topics.len()) {
                     let _ = reply.send(Err(ClientError::TooManyPending { max: self.max_pending }));
                 } else if self.topics.contains_key(&name) {
                     let _ = reply.send(Err(ClientError::AlreadySubscribed(name.to_string())));
@@ -346,11 +360,9 @@ impl Desk {
             return;
         }
         if self.pending.len() + self.waiting.len() >= self.max_pending {
-            // An answer to a call that has ended is passed over like any unknown answer.
-            self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.is_abandoned()));
-            self.waiting.retain(|request| !request.is_abandoned());
+            self.forget_abandoned();
         }
-        if self.pending.len() + self.waiting.len() >= self.max_pending + self.topics.len() {
+        if self.pending.len() + self.waiting.len() >= self.max_pending.saturating_add(self.topics.len()) {
             return request.fail(ClientError::TooManyPending { max: self.max_pending });
         }
         let Some(Connection { client, .. }) = self.connection else { return self.waiting.push_back(request) };
@@ -360,17 +372,17 @@ impl Desk {
         }
     }
 
+    /// Gives up the requests of calls that have ended. An answer is passed over like any unknown answer.
+    fn forget_abandoned(&mut self) {
+        self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.is_abandoned()));
+        self.waiting.retain(|request| !request.is_abandoned());
+        let pending = &self.pending;
+        self.outbox.retain(|id| pending.contains_key(&id));
+    }
+
     /// Queues a request with an id of its own, which is returned.
     fn send(&mut self, text: impl FnOnce(u64) -> String) -> Result<u64, ClientError> {
-        let text = text(self.last_id + 1);
-        let max = self.connection.map_or(usize::MAX, |connection| connection.max_frame_bytes);
-        if text.len() > max {
-            // The server would close the connection.
-            return Err(ClientError::TooLarge { bytes: text.len(), max });
-        }
-        self.last_id += 1;
-        self.outgoing.push(text);
-        Ok(self.last_id)
+        self.outbox.request(self.connection.map_or(usize::MAX, |connection| connection.max_frame_bytes), text)
     }
 
     /// Asks for a topic, if there is a connection.
@@ -402,11 +414,16 @@ impl Desk {
             self.blocked = None;
         }
         let mut returning = Vec::new();
-        let Self { topics, outgoing, connection, .. } = self;
+        let Self { topics, pending, outbox, connection, .. } = self;
         topics.retain(|name, topic| {
             if topic.feed.is_dropped() {
-                if connection.is_some() && matches!(topic.phase, Phase::Live | Phase::Asked(_)) {
-                    outgoing.push(v1::unsubscribe(None, name));
+                match topic.phase {
+                    _ if connection.is_none() => {}
+                    // Without this, calls that are cancelled one after the other would fill the memory while the server
+                    // does not read.
+                    Phase::Asked(id) if outbox.take_back(id) => drop(pending.remove(&id)),
+                    Phase::Live | Phase::Asked(_) => outbox.push(v1::unsubscribe(None, name)),
+                    Phase::Away | Phase::Full | Phase::Refused(_) => {}
                 }
                 return false;
             }
@@ -453,23 +470,21 @@ impl Desk {
             }
             ServerFrame::Presence { id, topic, change, count, members } => {
                 let presence = Presence { change, count, members };
-                match id.and_then(|id| self.pending.remove(&id)) {
+                match self.answered(id) {
                     Some(Pending::Request(Request::Presence(_, reply))) => drop(reply.send(Ok(presence))),
                     _ => return Ok(self.news_of_members(&topic, presence)),
                 }
             }
             ServerFrame::History { id, topic, position, complete, more, top, messages } => {
                 let page = HistoryPage { messages: Vec::new(), position, complete, more, top };
-                if let Some(Pending::Request(Request::History(_, _, reply))) =
-                    id.and_then(|id| self.pending.remove(&id))
-                {
+                if let Some(Pending::Request(Request::History(_, _, reply))) = self.answered(id) {
                     let page = HistoryPage::read(&topic, text, messages, page);
                     let _ =
                         reply.send(page.ok_or_else(|| ClientError::NotJanus("a history without messages".to_owned())));
                 }
             }
             ServerFrame::Subscribed { id: Some(id), position, missed, .. } => {
-                if let Some(Pending::Subscribe(name)) = self.pending.remove(&id) {
+                if let Some(Pending::Subscribe(name)) = self.answered(Some(id)) {
                     self.begun(&name, id, Begun { position, missed });
                 }
             }
@@ -477,12 +492,12 @@ impl Desk {
                 self.assigned(&topic, Begun { position, missed });
             }
             ServerFrame::Published { id, position, subscribers, again, .. } => {
-                if let Some(Pending::Request(Request::Publish(_, reply))) = id.and_then(|id| self.pending.remove(&id)) {
+                if let Some(Pending::Request(Request::Publish(_, reply))) = self.answered(id) {
                     let _ = reply.send(Ok(Published { position, subscribers, again }));
                 }
             }
             ServerFrame::Refreshed { id, expires } => {
-                if let Some(Pending::Refresh(token)) = id.and_then(|id| self.pending.remove(&id)) {
+                if let Some(Pending::Refresh(token)) = self.answered(id) {
                     return Ok(News::Renewed(token, expires));
                 }
             }
@@ -500,6 +515,13 @@ impl Desk {
             | ServerFrame::Unknown(_) => {}
         }
         Ok(News::Nothing)
+    }
+
+    /// The request that the server answers. A server that answers what was not sent yet could have the client queue
+    /// frames without end.
+    fn answered(&mut self, id: Option<u64>) -> Option<Pending> {
+        let id = id.filter(|id| self.outbox.is_sent(*id))?;
+        self.pending.remove(&id)
     }
 
     fn message(&mut self, name: &str, seq: u64, text: &str, parts: &Parts<'_>) -> News {
@@ -541,7 +563,7 @@ impl Desk {
         let pushed = topic.feed.push(item);
         if pushed == Pushed::Refused {
             topic.phase = Phase::Full;
-            self.outgoing.push(v1::unsubscribe(None, name));
+            self.outbox.push(v1::unsubscribe(None, name));
             return News::Breather;
         }
         topic.position = position.or(topic.position);
@@ -574,14 +596,17 @@ impl Desk {
         }
         if let Some(reply) = reply {
             // A dropped call has dropped its subscription, which ends the topic.
-            let _ = reply.send(Ok(begun));
+            if reply.send(Ok(begun)).is_err() {
+                self.look();
+            }
         }
     }
 
     /// The server has subscribed the client by itself.
     fn assigned(&mut self, name: &str, begun: Begun) {
         let Some(assigned) = &self.assigned else { return };
-        if self.topics.contains_key(name) {
+        // A server that assigns topics and reads nothing could have the client queue frames without end.
+        if self.topics.contains_key(name) || self.outbox.len() >= self.max_pending.saturating_add(self.topics.len()) {
             return;
         }
         let (shared, feed) = (Arc::<str>::from(name), Feed::new(self.room, Arc::clone(&self.changed)));
@@ -607,7 +632,7 @@ impl Desk {
 
     /// An error of the server that leaves the connection open.
     fn refused(&mut self, id: Option<u64>, topic: Option<&str>, error: ClientError) -> News {
-        match id.and_then(|id| Some((id, self.pending.remove(&id)?))) {
+        match id.zip(self.answered(id)) {
             Some((id, Pending::Subscribe(name))) => self.subscribe_refused(&name, id, error),
             Some((_, Pending::Request(request))) => request.fail(error),
             Some((_, Pending::Refresh(_))) => return News::NotRenewed(error),
@@ -661,7 +686,7 @@ impl Topic {
     }
 }
 
-/// A task that is dropped or panics leaves no subscription waiting.
+/// A task that is dropped leaves no subscription waiting.
 impl Drop for Desk {
     fn drop(&mut self) {
         self.end(None);
@@ -670,4 +695,103 @@ impl Drop for Desk {
 
 fn refused(code: u16, error: &str, message: &str, reconnect_after: Option<Duration>) -> ClientError {
     ClientError::Refused { code, error: error.to_owned(), message: message.to_owned(), reconnect_after }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subscription::WhenFull;
+    use super::*;
+
+    const ROOM: Room = Room { items: 2, bytes: 1_000, when_full: WhenFull::Wait };
+
+    /// A desk with a connection, and the assigned topics.
+    fn desk() -> (Desk, mpsc::Receiver<Assigned>) {
+        let (sender, assigned) = mpsc::channel(8);
+        let back_off = BackOff { first: Duration::ZERO, longest: Duration::ZERO };
+        let mut desk = Desk::new(ROOM, Arc::default(), Some(sender), 2, back_off);
+        desk.opened(Connection { client: None, max_frame_bytes: 1_000 });
+        (desk, assigned)
+    }
+
+    fn subscribe() -> (Subscription, Command, oneshot::Receiver<Result<Begun, ClientError>>) {
+        let (topic, feed) = (Arc::<str>::from("t"), Feed::new(ROOM, Arc::default()));
+        let subscription = Subscription::new(Arc::clone(&topic), Arc::clone(&feed));
+        let (reply, answer) = oneshot::channel();
+        (subscription, Command::Subscribe { topic, feed, since: None, presence: false, reply }, answer)
+    }
+
+    fn receive(desk: &mut Desk, frame: &str) {
+        desk.receive(&frame.replace("EPOCH", "0000000000000001")).unwrap();
+    }
+
+    /// A desk that reads no further, because the queue of an assigned topic is full.
+    fn blocked() -> (Desk, mpsc::Receiver<Assigned>) {
+        let (mut desk, assigned) = desk();
+        receive(&mut desk, r#"{"type":"subscribed","topic":"t","epoch":"EPOCH","seq":0,"resumed":false}"#);
+        for seq in 1..3 {
+            let message = r#"{"type":"message","topic":"t","seq":SEQ,"time":1,"event":"","message_id":"","data":1}"#;
+            receive(&mut desk, &message.replace("SEQ", &seq.to_string()));
+        }
+        assert!(!desk.may_read());
+        (desk, assigned)
+    }
+
+    #[test]
+    fn cancelled_calls_are_not_sent_and_take_no_memory() {
+        let (mut desk, _assigned) = desk();
+        for _ in 0..100 {
+            let (reply, cancelled) = oneshot::channel();
+            desk.command(Command::Request(Request::Presence("t".to_owned(), reply)));
+            drop(cancelled);
+            let (subscription, command, _answer) = subscribe();
+            desk.command(command);
+            drop(subscription);
+            desk.look();
+            assert!(desk.outbox.len() <= 2 && desk.pending.len() <= 2 && desk.topics.is_empty());
+        }
+        assert!(desk.next_frame().is_none() && desk.pending.is_empty());
+    }
+
+    #[test]
+    fn a_subscribe_cancelled_before_its_command_is_passed_over() {
+        let (mut desk, _assigned) = desk();
+        let (subscription, command, _answer) = subscribe();
+        drop(subscription);
+        // The wake-up of the drop comes first.
+        desk.look();
+        desk.command(command);
+        assert!(desk.topics.is_empty() && desk.next_frame().is_none());
+    }
+
+    #[test]
+    fn an_answer_to_a_request_not_yet_sent_is_passed_over() {
+        let (mut desk, _assigned) = desk();
+        let (_subscription, command, mut answer) = subscribe();
+        desk.command(command);
+        let subscribed = r#"{"type":"subscribed","id":1,"topic":"t","epoch":"EPOCH","seq":0,"resumed":false}"#;
+        receive(&mut desk, subscribed);
+        assert!(answer.try_recv().is_err());
+        assert!(desk.next_frame().is_some());
+        receive(&mut desk, subscribed);
+        assert!(answer.try_recv().unwrap().is_ok());
+    }
+
+    #[test]
+    fn taking_over_a_full_assigned_topic_lets_the_client_read_on() {
+        let (mut desk, _assigned) = blocked();
+        let (_subscription, command, _answer) = subscribe();
+        desk.command(command);
+        assert!(desk.may_read());
+    }
+
+    #[test]
+    fn a_full_queue_stops_the_next_connection_as_well() {
+        let (mut desk, mut assigned) = blocked();
+        desk.left(&ClientError::Closed, true);
+        desk.opened(Connection { client: None, max_frame_bytes: 1_000 });
+        assert!(!desk.may_read());
+        drop(assigned.try_recv());
+        desk.look();
+        assert!(desk.may_read());
+    }
 }

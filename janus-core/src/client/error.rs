@@ -102,10 +102,11 @@ pub enum ClientError {
         /// The server's `max_frame_bytes`.
         max: usize,
     },
-    /// [`max_pending`](super::ClientBuilder::max_pending) requests wait for their answers. The request was not sent.
+    /// [`max_pending`](super::ClientBuilder::max_pending) requests wait for their answers, and one more for each topic. The
+    /// request was not sent.
     #[error("{max} requests wait for answers already")]
     TooManyPending {
-        /// The limit.
+        /// The limit, without the requests for the topics.
         max: usize,
     },
     /// The client has a subscription of this topic already.
@@ -117,6 +118,10 @@ pub enum ClientError {
     /// The client was closed by the program.
     #[error("the client is closed")]
     Closed,
+    /// The client has ended by a panic, of the client itself or of the program's
+    /// [`get_token`](super::ClientBuilder::get_token), with this text.
+    #[error("the client has panicked: {0}")]
+    Panicked(String),
 }
 
 fn in_brackets(code: &str, message: &str) -> String {
@@ -152,7 +157,8 @@ impl ClientError {
             | Self::TooLarge { .. }
             | Self::AlreadySubscribed(_)
             | Self::Data(_)
-            | Self::Closed => true,
+            | Self::Closed
+            | Self::Panicked(_) => true,
             Self::Connect { .. }
             | Self::Handshake { .. }
             | Self::Status { .. }
@@ -179,14 +185,34 @@ impl ClientError {
     }
 }
 
-/// A failure of [`get_token`](super::ClientBuilder::get_token), made of any error by `?`, or of a text by
-/// [`final_word`](Self::final_word).
+/// A failure of [`get_token`](super::ClientBuilder::get_token): of any error type by `?`, of a text or a
+/// `Box<dyn Error + Send + Sync>` by [`new`](Self::new).
 ///
-/// After a failure the client asks for a token again, after a pause.
+/// After a failure the client asks for a token again, after a pause; [`final_word`](Self::final_word) ends the client.
 #[derive(Debug)]
 pub struct TokenError(TokenFailure);
 
 impl TokenError {
+    /// A failure for now.
+    ///
+    /// ```
+    /// use janus_core::client::TokenError;
+    ///
+    /// fn read() -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    ///     Err("the backend has no token")?
+    /// }
+    ///
+    /// async fn get_token() -> Result<String, TokenError> {
+    ///     let token = read().map_err(TokenError::new)?;
+    ///     if token.is_empty() { Err(TokenError::new("an empty token")) } else { Ok(token) }
+    /// }
+    /// # let _ = get_token();
+    /// ```
+    #[must_use]
+    pub fn new(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(TokenFailure { source: reason.into().into(), is_final: false })
+    }
+
     /// A failure that ends the client: the user is logged out, and no further token will come.
     ///
     /// ```

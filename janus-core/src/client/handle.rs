@@ -43,8 +43,8 @@ impl Drop for Shared {
     }
 }
 
-/// What a client is doing.
-#[derive(Clone, Debug)]
+/// What a client is doing. `Debug` hides the session, because states end in logs.
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum State {
     /// Waits for a connection.
@@ -65,9 +65,22 @@ pub enum State {
     },
     /// The end.
     Closed {
-        /// Why; `None` if the program has closed the client.
+        /// Why, [a panic](ClientError::Panicked) included; `None` if the program has closed the client.
         error: Option<ClientError>,
     },
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("Connecting"),
+            Self::Open { client, session: _ } => f.debug_struct("Open").field("client", client).finish_non_exhaustive(),
+            Self::Waiting { error, retry_in } => {
+                f.debug_struct("Waiting").field("error", error).field("retry_in", retry_in).finish()
+            }
+            Self::Closed { error } => f.debug_struct("Closed").field("error", error).finish(),
+        }
+    }
 }
 
 impl Client {
@@ -178,7 +191,8 @@ impl Client {
     }
 
     /// Messages that a topic keeps, without a subscription: the latest, or those after or before a position. The server cuts
-    /// long answers, and says so in [`more`](HistoryPage::more).
+    /// long answers, and says so in [`more`](HistoryPage::more): further messages follow in the direction of the request, or
+    /// without a `since` come before the page.
     ///
     /// ```no_run
     /// # use janus_core::client::{Client, HistoryQuery};

@@ -216,7 +216,8 @@ pub struct HistoryPage {
     pub position: Position,
     /// Whether nothing is missing before the first of the messages.
     pub complete: bool,
-    /// Whether a limit has cut further messages off.
+    /// Whether a limit has cut further messages off: those after the page, or those before the page if the request was
+    /// reversed or had no `since`.
     pub more: bool,
     /// The number of the topic's latest message.
     pub top: u64,

@@ -62,6 +62,7 @@
 //! | `error.rs` | values | [`ClientError`], and what is final |
 //! | `task.rs` | the task | the socket, the clock, the return after a loss |
 //! | `desk.rs` | pure | topics, positions, requests: what a frame means, and what is to be sent |
+//! | `outbox.rs` | a queue | frames to be sent, and the ids of requests |
 //! | `socket.rs` | a connection | a WebSocket, from the connection to the frames |
 //! | `tls.rs` | pure | the accepted authorities |
 //! | `tokens.rs` | the token in force | the question for the next token |
@@ -75,6 +76,7 @@ mod desk;
 mod error;
 mod handle;
 mod item;
+mod outbox;
 mod socket;
 mod subscription;
 mod task;

@@ -3,18 +3,20 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Sink as _, Stream as _};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Sink as _, Stream as _, StreamExt as _};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -33,6 +35,12 @@ const FRAME_BYTES_MAX: usize = 32 << 20;
 /// The memory of a connection for reading. The library's default is for connections that transfer files.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
+/// How many addresses of a host are tried. Each attempt has a socket.
+const ADDRESSES_MAX: usize = 16;
+
+/// How long an attempt with an address is alone before the next begins, as in RFC 8305.
+const HEAD_START: Duration = Duration::from_millis(250);
+
 /// Codes of a close that are codes of Janus.
 const CODES: std::ops::Range<u16> = 4000..5000;
 
@@ -43,7 +51,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// An open WebSocket.
 pub(super) struct Socket {
     stream: WebSocketStream<Box<dyn Duplex>>,
-    /// Not yet handed to `stream`. Each is a request, so the limit of requests is the limit of these.
+    /// Not yet handed to `stream`: at most a frame, a ping, and what is sent before a goodbye.
     outgoing: VecDeque<Message>,
     /// Whether `stream` has bytes that the system has not taken.
     is_unflushed: bool,
@@ -69,7 +77,7 @@ impl Socket {
         let Address { to, host, path, .. } = address;
         let connect = |source| ClientError::Connect { to: to.clone(), source: Arc::new(source) };
         let late = |awaited| ClientError::Late { awaited, time };
-        let connected = timeout_at(deadline, TcpStream::connect(to)).await;
+        let connected = timeout_at(deadline, connect_to_any(to)).await;
         let tcp = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(connect)?;
         // Small requests are sent at once; without the option a connection is slower, and works.
         let _ = tcp.set_nodelay(true);
@@ -100,9 +108,13 @@ impl Socket {
         Ok(Self { stream, outgoing: VecDeque::new(), is_unflushed: false, blocked_since: None })
     }
 
-    /// Queues a frame; [`next`](Self::next) sends.
-    pub(super) fn send(&mut self, text: String) {
-        self.queue(Message::text(text));
+    /// Takes a frame to be sent, if none waits; [`next`](Self::next) sends. `more` returns the next frame.
+    pub(super) fn fill(&mut self, mut more: impl FnMut() -> Option<String>) {
+        if self.outgoing.is_empty()
+            && let Some(text) = more()
+        {
+            self.queue(Message::text(text));
+        }
     }
 
     pub(super) fn ping(&mut self) {
@@ -119,10 +131,15 @@ impl Socket {
         self.blocked_since
     }
 
-    /// Sends what is queued, and waits for the next frame. Without `reading`, sends alone. Cancel safe.
-    pub(super) async fn next(&mut self, reading: bool) -> Result<Received, ClientError> {
+    /// Sends what is queued and all that `more` returns, and waits for the next frame. Without `reading`, sends alone.
+    /// Cancel safe.
+    pub(super) async fn next(
+        &mut self,
+        reading: bool,
+        mut more: impl FnMut() -> Option<String>,
+    ) -> Result<Received, ClientError> {
         poll_fn(|context| {
-            if let Poll::Ready(Err(error)) = self.poll_send(context) {
+            if let Poll::Ready(Err(error)) = self.poll_send(context, &mut more) {
                 // The server may have said why before it closed the connection.
                 return match self.poll_receive(context) {
                     Poll::Ready(Ok(received)) if reading => Poll::Ready(Ok(received)),
@@ -134,15 +151,26 @@ impl Socket {
         .await
     }
 
-    /// Says goodbye, and waits for the server's goodbye.
-    pub(super) async fn close(&mut self) {
+    /// Sends all that `more` returns, says goodbye, and waits for the server's goodbye.
+    pub(super) async fn close(&mut self, mut more: impl FnMut() -> Option<String>) {
+        while let Some(text) = more() {
+            self.queue(Message::text(text));
+        }
         let goodbye = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") };
         self.queue(Message::Close(Some(goodbye)));
-        while self.next(true).await.is_ok() {}
+        while self.next(true, || None).await.is_ok() {}
     }
 
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        while !self.outgoing.is_empty() {
+    fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        more: &mut impl FnMut() -> Option<String>,
+    ) -> Poll<Result<(), ClientError>> {
+        loop {
+            self.fill(&mut *more);
+            if self.outgoing.is_empty() {
+                break;
+            }
             ready!(Pin::new(&mut self.stream).poll_ready(context)).map_err(in_words)?;
             if let Some(message) = self.outgoing.pop_front() {
                 self.blocked_since = Some(Instant::now());
@@ -167,6 +195,35 @@ impl Socket {
             Some(Err(error)) => Err(in_words(error)),
             None => Err(ClientError::Lost { source: None }),
         })
+    }
+}
+
+/// Connects to the first of a host's addresses that answers.
+async fn connect_to_any(to: &str) -> io::Result<TcpStream> {
+    first_of(tokio::net::lookup_host(to).await?.take(ADDRESSES_MAX), TcpStream::connect).await
+}
+
+/// Makes an attempt with each address: the next when the one before has failed, or has not ended after [`HEAD_START`], so
+/// that an address without an answer costs that much and not all of the time. The first success counts, and ends the
+/// other attempts; without a success, the last error.
+async fn first_of<T, A: Future<Output = io::Result<T>>>(
+    mut addresses: impl Iterator<Item = SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> A,
+) -> io::Result<T> {
+    let mut attempts = FuturesUnordered::new();
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    loop {
+        let next = addresses.next();
+        let is_last = next.is_none();
+        attempts.extend(next.map(&attempt));
+        let ended = if is_last { Ok(attempts.next().await) } else { timeout(HEAD_START, attempts.next()).await };
+        // After the time, the next address has its turn.
+        let Ok(ended) = ended else { continue };
+        match ended {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => failed = error,
+            None => return Err(failed),
+        }
     }
 }
 
@@ -205,5 +262,36 @@ fn in_words(error: Error) -> ClientError {
             ClientError::NotJanus(format!("a frame of more than {FRAME_BYTES_MAX} bytes"))
         }
         other => ClientError::NotJanus(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// The port says what an attempt meets: 1 no answer, 2 a refusal, others a server.
+    async fn attempt(address: SocketAddr) -> io::Result<u16> {
+        match address.port() {
+            1 => pending().await,
+            2 => Err(io::ErrorKind::ConnectionRefused.into()),
+            port => Ok(port),
+        }
+    }
+
+    async fn of(ports: &[u16]) -> io::Result<u16> {
+        first_of(ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))), attempt).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_without_an_answer_does_not_hide_the_others() {
+        let began = Instant::now();
+        assert_eq!(of(&[1, 2, 1, 80, 81]).await.unwrap(), 80);
+        assert!(began.elapsed() < HEAD_START * 2 + HEAD_START / 5, "a refusal costs no time");
+        assert_eq!(of(&[2, 2]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(of(&[]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let stays = timeout(Duration::from_secs(60), of(&[2, 1])).await;
+        assert!(stays.is_err(), "the caller has the limit");
     }
 }

@@ -87,10 +87,13 @@ impl Feed {
         let mut queue = self.queue.lock();
         let size = size_of(&item);
         let room = self.room;
-        let has_room = |more: usize, queue: &Queue| {
-            queue.items.is_empty() || queue.items.len() + more <= room.items && queue.bytes + size <= room.bytes
+        let has_room = match room.when_full {
+            WhenFull::Leave => {
+                queue.items.is_empty() || queue.items.len() < room.items && queue.bytes + size <= room.bytes
+            }
+            WhenFull::Wait => !queue.is_full,
         };
-        if room.when_full == WhenFull::Leave && !has_room(1, &queue) {
+        if !has_room {
             queue.is_full = true;
             return Pushed::Refused;
         }
@@ -109,9 +112,8 @@ impl Feed {
     pub(super) fn mark(&self, mark: Item) {
         let mut queue = self.queue.lock();
         let merged = match (queue.items.back(), &mark) {
-            (Some(Item::Resumed { missed: before }), Item::Resumed { missed }) => {
-                Some(Item::Resumed { missed: before + missed })
-            }
+            // The later number has the messages of the earlier, because none has come in between.
+            (Some(Item::Resumed { .. }), Item::Resumed { missed }) => Some(Item::Resumed { missed: *missed }),
             (Some(Item::Resumed { .. } | Item::Gap(Gap::Unknown)), Item::Gap(Gap::Unknown)) => {
                 Some(Item::Gap(Gap::Unknown))
             }
@@ -146,6 +148,7 @@ impl Feed {
     pub(super) fn discard(&self) {
         let mut queue = self.queue.lock();
         queue.items.clear();
+        (queue.bytes, queue.is_full) = (0, false);
         queue.end.get_or_insert(None);
         queue.wake();
     }
@@ -288,18 +291,19 @@ mod tests {
     fn a_waiting_queue_takes_its_last_item_and_stops_the_reader() {
         let (feed, mut subscription) = feed(1, WhenFull::Wait);
         assert_eq!((feed.push(gap(1)), feed.is_full()), (Pushed::Last, true));
+        assert_eq!(feed.push(gap(2)), Pushed::Refused, "on whichever connection");
         assert!(take(&mut subscription).is_ready() && !feed.is_full());
+        feed.push(gap(3));
+        feed.discard();
+        assert!(!feed.is_full());
     }
 
     #[test]
     fn returns_without_a_message_between_them_are_one_mark() {
         let (feed, mut subscription) = feed(1, WhenFull::Leave);
-        for mark in [
-            Item::Resumed { missed: 1 },
-            Item::Resumed { missed: 2 },
-            Item::Gap(Gap::Unknown),
-            Item::Resumed { missed: 0 },
-        ] {
+        [1, 2].map(|missed| feed.mark(Item::Resumed { missed }));
+        assert!(matches!(take(&mut subscription), Poll::Ready(Some(Ok(Item::Resumed { missed: 2 })))));
+        for mark in [Item::Resumed { missed: 1 }, Item::Gap(Gap::Unknown), Item::Resumed { missed: 0 }] {
             feed.mark(mark);
         }
         assert!(matches!(take(&mut subscription), Poll::Ready(Some(Ok(Item::Gap(Gap::Unknown))))));

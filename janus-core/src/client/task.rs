@@ -1,10 +1,13 @@
 //! The client's task: connects, converses, and comes back after a lost connection. Owns the socket and the clock; what is
 //! said on the connection is a matter of the [`Desk`].
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -62,9 +65,9 @@ impl Dialer {
         let deadline = Instant::now() + time;
         let mut socket = Socket::open(&self.address, config, deadline, time).await?;
         let opened = async {
-            socket.send(v1::hello(self.session.as_deref(), token.as_deref()));
+            let mut hello = Some(v1::hello(self.session.as_deref(), token.as_deref()));
             loop {
-                let Received::Text(text) = socket.next(true).await? else { continue };
+                let Received::Text(text) = socket.next(true, || hello.take()).await? else { continue };
                 match ServerFrame::parse(&text) {
                     ServerFrame::Welcome { session, client, limits, expires, .. } => {
                         let connection = Connection { client, max_frame_bytes: limits.max_frame_bytes };
@@ -116,20 +119,31 @@ enum Ended {
     /// By the program.
     Closed,
     Lost(ClientError),
+    /// By a token that is refused for good, or by the program's last word about tokens.
+    Tokenless(ClientError),
 }
 
 impl Task {
-    /// Runs until the program closes the client, or an error is final.
-    pub(super) async fn run(mut self, mut opened: Option<Opened>) {
+    /// Runs until the program closes the client, or an error is final. A panic, such as one of the program's `get_token`, is
+    /// an error, too: programs do not take a panic for a client that was closed.
+    pub(super) async fn run(mut self, opened: Option<Opened>) {
+        let ended = AssertUnwindSafe(self.serve(opened)).catch_unwind().await;
+        let error = ended.unwrap_or_else(|panic| Some(ClientError::Panicked(words_of(&*panic))));
+        self.desk.end(error.as_ref());
+        self.state.send_replace(State::Closed { error });
+    }
+
+    /// Connects and comes back until the end. Returns why; `None` if the program has closed the client.
+    async fn serve(&mut self, mut opened: Option<Opened>) -> Option<ClientError> {
         let mut failures = 0;
-        let error = loop {
+        loop {
             let next = match opened.take() {
                 Some(opened) => Ok(opened),
                 None => {
                     self.state.send_replace(State::Connecting);
                     match offline(&mut self.desk, &mut self.commands, &self.changed, self.dialer.open()).await {
                         Some(next) => next,
-                        None => break None,
+                        None => return None,
                     }
                 }
             };
@@ -139,7 +153,8 @@ impl Task {
                     let ended = self.converse(opened).await;
                     failures = if began.elapsed() > STABLE { 0 } else { failures };
                     match ended {
-                        Ended::Closed => break None,
+                        Ended::Closed => return None,
+                        Ended::Tokenless(error) => return Some(error),
                         Ended::Lost(error) => error,
                     }
                 }
@@ -148,7 +163,7 @@ impl Task {
             let comes_back = self.dialer.may_come_back(&error);
             self.desk.left(&error, comes_back);
             if !comes_back {
-                break Some(error);
+                return Some(error);
             }
             failures += 1;
             let wait = self.dialer.back_off.wait(failures).max(error.not_before());
@@ -156,11 +171,9 @@ impl Task {
             self.state.send_replace(State::Waiting { error, retry_in: wait });
             let pause = tokio::time::sleep(wait);
             if offline(&mut self.desk, &mut self.commands, &self.changed, pause).await.is_none() {
-                break None;
+                return None;
             }
-        };
-        self.desk.end(error.as_ref());
-        self.state.send_replace(State::Closed { error });
+        }
     }
 
     async fn converse(&mut self, Opened { mut socket, connection, expires }: Opened) -> Ended {
@@ -171,9 +184,8 @@ impl Task {
         clock.renew_after(&self.dialer, expires);
         let mut alarm = pin!(sleep_until(clock.due(&socket, &self.desk, true)));
         loop {
-            for frame in self.desk.outgoing() {
-                socket.send(frame);
-            }
+            // Before the alarm is set: with a frame to be sent, the server must read in time.
+            socket.fill(|| self.desk.next_frame());
             let may_read = self.desk.may_read();
             let due = clock.due(&socket, &self.desk, may_read);
             // A later time needs no new alarm: an early alarm finds nothing to do.
@@ -181,18 +193,18 @@ impl Task {
                 alarm.as_mut().reset(due);
             }
             tokio::select! {
-                received = socket.next(may_read) => {
+                received = socket.next(may_read, || self.desk.next_frame()) => {
                     clock.heard();
                     match self.received(received, &mut clock) {
-                        Ok(false) => tokio::task::consume_budget().await,
-                        Ok(true) => tokio::task::yield_now().await,
+                        Ok(Turn::Client) => tokio::task::consume_budget().await,
+                        Ok(Turn::Program) => tokio::task::yield_now().await,
+                        Ok(Turn::Last(error)) => return self.without_token(socket, error).await,
                         Err(error) => return Ended::Lost(error),
                     }
                 }
                 command = self.commands.recv() => {
                     if !command.is_some_and(|command| self.desk.command(command)) {
-                        // A server without a goodbye is left all the same.
-                        let _ = timeout(GOODBYE, socket.close()).await;
+                        self.say_goodbye(socket).await;
                         return Ended::Closed;
                     }
                 }
@@ -208,6 +220,7 @@ impl Task {
                         clock.renewal = Renewal::Answered;
                         self.desk.refresh(token);
                     }
+                    Err(error) if error.is_final() => return self.without_token(socket, error).await,
                     Err(error) => clock.renew_again(&self.dialer, &error),
                 },
                 () = alarm.as_mut() => {
@@ -219,20 +232,51 @@ impl Task {
         }
     }
 
-    /// Takes in what has come. Returns whether the program should have its turn.
-    fn received(&mut self, received: Result<Received, ClientError>, clock: &mut Clock) -> Result<bool, ClientError> {
-        let Received::Text(text) = received? else { return Ok(false) };
+    /// A server without a goodbye is left all the same.
+    async fn say_goodbye(&mut self, mut socket: Socket) {
+        let _ = timeout(GOODBYE, socket.close(|| self.desk.next_frame())).await;
+    }
+
+    /// Ends the client, which would otherwise ask for a token again and again to no avail.
+    async fn without_token(&mut self, socket: Socket, error: ClientError) -> Ended {
+        self.say_goodbye(socket).await;
+        Ended::Tokenless(error)
+    }
+
+    /// Takes in what has come.
+    fn received(&mut self, received: Result<Received, ClientError>, clock: &mut Clock) -> Result<Turn, ClientError> {
+        let Received::Text(text) = received? else { return Ok(Turn::Client) };
         match self.desk.receive(&text)? {
-            News::Nothing => return Ok(false),
-            News::Breather => return Ok(true),
+            News::Nothing => {}
+            News::Breather => return Ok(Turn::Program),
             News::Renewed(token, expires) => {
                 self.dialer.tokens.renewed(token);
                 clock.renew_after(&self.dialer, expires);
             }
+            // An expired token is followed by another.
+            News::NotRenewed(error) if error.is_final() && error.code() != Some(EXPIRED) => {
+                return Ok(Turn::Last(error));
+            }
             News::NotRenewed(error) => clock.renew_again(&self.dialer, &error),
         }
-        Ok(false)
+        Ok(Turn::Client)
     }
+}
+
+/// What follows a frame.
+enum Turn {
+    Client,
+    /// The program should take what has come.
+    Program,
+    /// The end: the server refuses the program's token for good.
+    Last(ClientError),
+}
+
+/// The text of a panic.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a text").to_owned()
 }
 
 /// The times of a connection.

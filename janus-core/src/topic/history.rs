@@ -44,7 +44,8 @@ pub struct History {
     /// False if messages after the requested position are no longer there, or if this position belongs to another life
     /// of the topic; then `messages` begin with the first kept message. Independent of the limit.
     pub complete: bool,
-    /// Whether the limit has cut further messages off.
+    /// Whether a limit has cut further messages off: those that follow in the direction of the request, or those before the
+    /// latest messages if the request has no position.
     pub more: bool,
     /// The number of the topic's latest message, listed or not; 0 without any.
     pub top: u64,
@@ -180,10 +181,12 @@ impl History {
         } else {
             all.take_while(fits).collect()
         };
+        let is_cut = (messages.len() as u64) < total;
         if is_latest {
             messages.reverse();
+            more |= is_cut;
         } else if let Some(last) = messages.last()
-            && (messages.len() as u64) < total
+            && is_cut
         {
             (position, more) = (last.position, true);
         }
@@ -209,7 +212,9 @@ mod tests {
             publish(topics, 5);
             let read = |query| read(topics, query).unwrap();
             let latest = read(HistoryQuery::latest(2));
-            assert_eq!((seqs(&latest), latest.complete, latest.more, latest.top), (vec![4, 5], true, false, 5));
+            assert_eq!((seqs(&latest), latest.complete, latest.more, latest.top), (vec![4, 5], true, true, 5));
+            let all = read(HistoryQuery::latest(5));
+            assert_eq!((all.messages.len(), all.position, all.more), (5, latest.position, false));
             let first = read(HistoryQuery::latest(3).since(Position { seq: 0, ..latest.position }));
             assert_eq!((seqs(&first), first.complete, first.more, first.top), (vec![1, 2, 3], true, true, 5));
             assert_eq!(seqs(&read(HistoryQuery::latest(3).since(first.position))), [4, 5]);
@@ -255,7 +260,8 @@ mod tests {
             let first = read(HistoryQuery::latest(5).since(Since::Start), 2);
             assert_eq!((seqs(&first), first.more, first.position.seq), (vec![1, 2], true, 2));
             let latest = read(HistoryQuery::latest(5), 2);
-            assert_eq!((seqs(&latest), latest.more, latest.position.seq), (vec![4, 5], false, 5));
+            assert_eq!((seqs(&latest), latest.more, latest.position.seq), (vec![4, 5], true, 5));
+            assert!(!read(HistoryQuery::latest(5), 5).more);
             let newest = read(HistoryQuery::latest(5).reversed(), 2);
             assert_eq!((seqs(&newest), newest.more, newest.position.seq), (vec![5, 4], true, 4));
             assert_eq!(seqs(&read(HistoryQuery::latest(5).since(Since::Start), 0)), [1], "however long");

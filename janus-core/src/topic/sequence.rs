@@ -121,7 +121,7 @@ pub(crate) struct Excerpt {
     pub(crate) top: u64,
     /// Whether no message is missing before `messages`.
     pub(crate) complete: bool,
-    /// Whether further messages follow.
+    /// Whether further messages follow, or for the latest messages come before.
     pub(crate) more: bool,
     pub(crate) messages: Portion,
 }
@@ -484,7 +484,8 @@ impl Sequence {
         };
         let last = if query.reverse && !range.is_empty() { range.start } else { range.end - u64::from(!query.reverse) };
         let last = last.min(all - 1);
-        let more = if query.reverse { range.start > kept } else { range.end < all };
+        let is_end = query.reverse || query.since.is_none();
+        let more = if is_end { range.start > kept } else { range.end < all };
         let mut messages = self.portion(range, usize::MAX);
         let found = messages.len();
         messages.retain(|(batch, _)| !batch.is_lost());
@@ -680,7 +681,7 @@ pub(super) mod tests {
             let seqs: Vec<u64> = excerpt.messages.iter().flat_map(|(_, seqs)| seqs.clone()).collect();
             (seqs, excerpt.complete, excerpt.more)
         };
-        assert_eq!(read(None, 2), (vec![9, 10], true, false));
+        assert_eq!(read(None, 2), (vec![9, 10], true, true), "earlier messages are kept");
         assert_eq!(read(Some(3), 2), (vec![4, 5], true, true));
         assert_eq!(read(Some(1), 2), (vec![3, 4], false, true), "message 2 is no longer kept");
         assert_eq!(read(Some(10), 2), (vec![], true, false));

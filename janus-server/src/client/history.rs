@@ -69,11 +69,13 @@ pub(crate) fn run(command: &History) -> Result<(), ClientError> {
         }
         printed += part.messages.len();
         let position = Position { epoch: part.epoch, seq: part.seq };
-        if part.more && printed < wanted && !part.messages.is_empty() {
+        // Without a position the server means earlier messages, and none follow.
+        let follow = part.more && since.is_some();
+        if follow && printed < wanted && !part.messages.is_empty() {
             since = Some(position);
             continue;
         }
-        let more = if part.more { "more messages" } else { "later messages" };
+        let more = if follow { "more messages" } else { "later messages" };
         say(&format!("{more}: --since {position}"));
         return Ok(());
     }

@@ -16,7 +16,7 @@ async fn history_begins_after_the_requested_position() {
         history["messages"].as_array().unwrap().iter().map(pair).collect()
     };
     assert_eq!(data(&all), [(1, 1), (2, 2), (3, 3)]);
-    assert_eq!((&all["seq"], &all["complete"]), (&json!(3), &json!(true)));
+    assert_eq!((&all["seq"], &all["complete"], &all["more"]), (&json!(3), &json!(true), &json!(false)));
     let since = json!({"topic": "news", "since": {"epoch": all["epoch"], "seq": 1}});
     assert_eq!(data(&server.post("/api/history", since.to_string()).await.json()), [(2, 2), (3, 3)]);
     assert_eq!(data(&server.post("/api/history", r#"{"topic":"news","limit":1}"#).await.json()), [(3, 3)]);
@@ -54,7 +54,7 @@ async fn a_long_history_is_answered_in_parts_of_a_few_megabytes() {
         (seqs, history["seq"].as_u64().unwrap(), history["more"].as_bool().unwrap(), history["epoch"].clone())
     };
     let (latest, end, more, epoch) = part(None).await;
-    assert_eq!((latest, end, more), (vec![3, 4], 4, false));
+    assert_eq!((latest, end, more), (vec![3, 4], 4, true), "earlier messages are cut off");
     let (first, end, more, _) = part(Some((&epoch, 0))).await;
     assert_eq!((first, end, more), (vec![1, 2], 2, true));
     let (rest, end, more, _) = part(Some((&epoch, end))).await;
