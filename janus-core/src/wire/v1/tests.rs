@@ -119,7 +119,10 @@ mod requests {
         for none in ["", r#","presence":false"#, r#","presence":null"#] {
             assert!(!watches(none), "{none}");
         }
-        assert_eq!(client::subscribe_with_presence(Some(3), "t", None), r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#);
+        assert_eq!(
+            client::subscribe_with_presence(Some(3), "t", None),
+            r#"{"type":"subscribe","id":3,"topic":"t","presence":true}"#
+        );
         assert_eq!(client::presence(Some(4), "t"), r#"{"type":"presence","id":4,"topic":"t"}"#);
         assert_eq!(
             decoded(r#"{"type":"presence","id":4,"topic":"t"}"#),
@@ -773,7 +776,7 @@ proptest! {
         );
         prop_assert_eq!(
             decoded(&client::subscribe_with_presence(id, &name, since)),
-            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: true, id })
+            Ok(Command::Subscribe { topic: topic.clone(), since, horizon: None, presence: true, member: None, id })
         );
         prop_assert_eq!(decoded(&client::presence(id, &name)), Ok(Command::Presence { topic: topic.clone(), id }));
         let data = serde_json::Value::from(data).to_string();
