@@ -48,13 +48,20 @@ fn unauthorized() -> HttpError {
     HttpError::new(401, "unauthorized", "send the key")
 }
 
+async fn is_local(request: RouteRequest) -> Result<RouteResponse, HttpError> {
+    Ok(RouteResponse::json(200, &request.is_local))
+}
+
+async fn never(_: RouteRequest) -> Result<RouteResponse, HttpError> {
+    std::future::pending().await
+}
+
 pub(super) async fn the_check_of_a_route_decides_before_the_body_comes(start: Start) {
     let check = |head: &janus_core::wire::HttpRequest, is_local: bool| match head.header("x-fault") {
         Some(_) => panic!("a planted fault"),
         None if is_local || head.header("authorization") == Some("Bearer operator") => Ok(()),
         None => Err(unauthorized()),
     };
-    let is_local = async |request: RouteRequest| Ok(RouteResponse::json(200, &request.is_local));
     let route = HttpRoute::new("POST", "/jobs/*".parse().unwrap(), is_local).max_requests(1).check(check);
     let site = start(builder().route(route).start().await.unwrap()).await;
     let strangers = [(); 3].map(|()| say_head(&site, "/jobs/1", ""));
@@ -89,7 +96,6 @@ pub(super) async fn a_path_of_the_program_is_compared_as_sent(start: Start) {
 }
 
 pub(super) async fn an_answer_that_is_late_is_told_as_such(start: Start) {
-    let never = async |_: RouteRequest| std::future::pending().await;
     let route = HttpRoute::new("GET", "/never".parse().unwrap(), never).timeout(std::time::Duration::from_millis(10));
     let site = start(builder().route(route).start().await.unwrap()).await;
     let late = say(&site, "GET", "/never", "", "").await;
