@@ -384,7 +384,7 @@ fn an_ended_topic_leaves_the_list_at_once() {
         stage.leave(900);
         let first = || stage.topics.presences.first().map(|(due, _)| due);
         assert!(first().is_some_and(|due| due > Instant::now() + Duration::from_secs(3_000)), "alice lingers");
-        stage.topic.shut_down(&stage.topics.senders);
+        stage.topic.shut_down(&crate::delivery::SenderPool::default());
         stage.topic.end_presence(stage.topics);
         assert!(first().is_some_and(|due| due <= Instant::now()));
         stage.turn();
