@@ -720,6 +720,7 @@ mod tests {
         members.hear(NodeId::new(3), None, now, LIMITS);
         assert_eq!((shown(&members), members.next_leave().is_some()), ("5".to_owned(), true), "alice lingers");
         members.expire(now + LIMITS.linger, LIMITS);
+        members.ignore();
         assert_eq!((members.count(), members.bytes()), (0, 0));
     }
 

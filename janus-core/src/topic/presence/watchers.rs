@@ -243,12 +243,12 @@ impl Watchers {
             && let Some((_, id)) = self.newcomers.pop_first()
         {
             portion.looks -= 1;
-            #[cfg(test)]
-            assert!(!std::mem::take(&mut self.crashes), "a planted fault");
             let change_texts = self.change_texts;
             let mut frames = Frames { members, topic, change: &self.change, change_texts, made: &mut self.made };
             if let Some(watcher) = self.all.get_mut(&id) {
                 watcher.is_new = false;
+                #[cfg(test)]
+                assert!(!std::mem::take(&mut self.crashes), "a planted fault");
                 is_behind |= !watcher.tell(self.batch, &mut frames, &mut portion, told);
             }
         }
