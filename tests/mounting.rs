@@ -363,4 +363,7 @@ in_both!(
     a_refused_body_is_told_in_the_form_of_all_answers,
     a_page_of_an_allowed_origin_may_publish_and_read_the_receipt,
     operators_have_the_api_and_strangers_have_not,
+    the_check_of_a_route_decides_before_the_body_comes,
+    a_path_of_the_program_is_compared_as_sent,
+    an_answer_that_is_late_is_told_as_such,
 );

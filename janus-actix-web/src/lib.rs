@@ -107,6 +107,7 @@
 #![forbid(unsafe_code)]
 
 use actix_web::body::BodyStream;
+use actix_web::dev::Url;
 use actix_web::http::{StatusCode, Version};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, rt};
@@ -120,7 +121,11 @@ use janus_core::{Janus, RouteResponse};
 
 /// The routes `/ws`, `/events` and `/api/publish` of an instance, and the paths of its [`Builder::websocket`] and
 /// [`Builder::route`], for the `configure` of an app or of a scope. A middleware around the scope comes before Janus. Where a
-/// path of the program is one of the three, the three come first.
+/// path of [`Builder::route`] is one of the three, the three come first.
+///
+/// All routes of [`Builder::route`] are open to the public of this server, those of [`janus_api::routes`] among them. Their
+/// [`HttpRoute::check`](janus_core::HttpRoute::check) decides about each request before the body is read, and
+/// [`RouteRequest::is_local`](janus_core::RouteRequest::is_local) is never true here.
 ///
 /// A page of another origin may use `/events` and `/api/publish` under
 /// [`Config::allowed_origins`](janus_core::Config::allowed_origins), and the preflights of its browser are answered here, if the
@@ -151,8 +156,9 @@ pub fn routes(janus: &Janus) -> impl FnOnce(&mut ServiceConfig) + Clone + use<> 
         for pattern in mount.paths() {
             let (mount, text) = (mount.clone(), pattern.to_string());
             let resource = web::resource(in_words_of_actix(&text));
+            let slashes = text.matches('/').count();
             let of_program = move |request: HttpRequest, payload: Payload| {
-                let asked = asked(&request, &below_scope(&request, &text));
+                let asked = asked(&request, &below_scope(&request, slashes));
                 of_program(mount.clone(), asked, payload)
             };
             config.service(resource.to(of_program));
@@ -180,17 +186,19 @@ pub fn api_of(api: &Api) -> impl FnOnce(&mut ServiceConfig) + Clone + use<> {
     }
 }
 
-/// The name of the part of a path behind the common beginning.
-const REST: &str = "rest";
+/// The name of the part of a path behind the common beginning. A scope around the routes may have names, too, and the values of
+/// equal names replace each other.
+const REST: &str = "janus_rest_of_path";
 
-/// A pattern as actix-web writes it.
+/// A pattern as actix-web writes patterns. actix-web compares paths after undoing escapes, so the pattern is without escapes as well;
+/// [`Mount::route`] then compares the path as sent.
 fn in_words_of_actix(pattern: &str) -> String {
     let mut words = String::new();
-    for (at, character) in pattern.trim_end_matches('*').char_indices() {
+    for (at, character) in without_escapes(pattern.trim_end_matches('*')).char_indices() {
         match character {
-            // A brace is literal inside of an expression alone.
-            '{' => words.push_str(&format!("{{brace{at}:\\x7B}}")),
-            '}' => words.push_str(&format!("{{brace{at}:\\x7D}}")),
+            // Braces are literal inside of expressions alone.
+            '{' => words.push_str(&format!("{{janus_brace_{at}:\\x7B}}")),
+            '}' => words.push_str(&format!("{{janus_brace_{at}:\\x7D}}")),
             _ => words.push(character),
         }
     }
@@ -200,20 +208,25 @@ fn in_words_of_actix(pattern: &str) -> String {
     words
 }
 
-/// The path of a request as it would be without the scopes around, for one of the paths of this pattern. Escapes stay as sent.
-fn below_scope(request: &HttpRequest, pattern: &str) -> String {
-    let Some(beginning) = pattern.strip_suffix('*') else { return pattern.to_owned() };
-    // actix-web undoes escapes, except those of slashes.
-    let slashes = request.match_info().get(REST).unwrap_or_default().matches('/').count();
-    let path = request.uri().path();
-    let segments: Vec<&str> = path.rsplitn(slashes + 2, '/').collect();
-    let last = &segments[..segments.len().saturating_sub(1)];
-    let folder = &beginning[..=beginning.rfind('/').unwrap_or_default()];
-    let rest: Vec<&str> = last.iter().rev().copied().collect();
-    format!("{folder}{}", rest.join("/"))
+/// The text as actix-web would see a path.
+fn without_escapes(path: &str) -> String {
+    match path.parse() {
+        Ok(uri) => Url::new(uri).path().to_owned(),
+        // No request has such a path.
+        Err(_) => path.to_owned(),
+    }
 }
 
-/// The head of a request, its peer, and the identity that the program has given.
+/// The path of a request as sent, without the scopes around. `slashes` are those of the pattern.
+fn below_scope(request: &HttpRequest, slashes: usize) -> String {
+    // actix-web undoes escapes, except those of slashes.
+    let slashes = slashes + request.match_info().get(REST).unwrap_or_default().matches('/').count();
+    let path = request.uri().path();
+    let begins = path.rmatch_indices('/').nth(slashes.saturating_sub(1)).map_or(0, |(at, _)| at);
+    path[begins..].to_owned()
+}
+
+/// The head of a request, the peer, and the identity from the program.
 type Asked = (wire::HttpRequest, Peer, Option<Identity>);
 
 /// A request to a path of the program's own.

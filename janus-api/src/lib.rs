@@ -23,7 +23,10 @@
 //! own HTTP port, [`routes`] takes a function that decides.
 //!
 //! Pages of other origins than those of [`Config::allowed_origins`](janus_core::Config::allowed_origins) are refused in
-//! addition, so that a cookie of an operator's browser is of no use to another site.
+//! addition, so that a cookie of an operator's browser is of no use to another site. A `GET` of a
+//! page of an allowed origin is carried out, but the page cannot read the answer, because the answers have no CORS headers; and
+//! nothing else comes, because the preflights of browsers are refused. A middleware of the program may add both for pages of
+//! operators. Pages of the server's own origin need neither.
 //!
 //! `janus_axum::api` and `janus_actix_web::api` mount the API in those frameworks; an adapter for another framework needs
 //! [`Api`].
@@ -60,7 +63,7 @@ use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use janus_core::wire::{AllowedOrigins, ErrorCode, HttpError, HttpRequest, PathPattern, TopicName};
-use janus_core::{HttpRoute, Janus, RouteResponse};
+use janus_core::{HttpRoute, Janus, RouteRequest, RouteResponse};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use body::{bad_request, digits};
@@ -397,7 +400,14 @@ impl fmt::Debug for Admitted {
 }
 
 /// The API on the instance's own HTTP port, for [`Builder::route`](janus_core::Builder::route). `allowed` decides about each
-/// request from its head, and is told whether the client is on this machine.
+/// request from its head, before the body is read and before the request takes one of the places of operators
+/// ([`HttpRoute::check`]), and is told whether the client is on this machine. It must not block.
+///
+/// The adapters' `routes` mount all routes of an instance, so these routes are open to the public of that server as well, with two
+/// differences. No client counts as on this machine there ([`RouteRequest::is_local`](janus_core::RouteRequest::is_local)). And
+/// `/api/publish` is the clients' path, with the rights of each client
+/// ([`Mount::publish`](janus_core::mount::Mount::publish)): `allowed` is not asked, and a warning in the log says so. A
+/// program that serves clients and operators by one framework mounts [`Api`] with the adapter's `api` instead.
 ///
 /// ```
 /// use janus_core::Janus;
@@ -419,18 +429,17 @@ pub fn routes(allowed: impl Fn(&HttpRequest, bool) -> Result<(), HttpError> + Se
     let route = |(path, method, _): (&'static str, &'static str, Task)| {
         let (allowed, limits) = (Arc::clone(&allowed), limits.clone());
         let pattern: PathPattern = path.parse().expect("the path begins with a slash, and has no star");
-        HttpRoute::new(method, pattern, move |request| {
-            let decided = allowed(&request.head, request.is_local).map(|()| {
-                let api = Api { janus: request.janus, limits: limits.clone() };
-                api.admit(path, request.head, Some(Operator))
-            });
+        let answer = move |request: RouteRequest| {
+            let api = Api { janus: request.janus, limits: limits.clone() };
+            let admitted = api.admit(path, request.head, Some(Operator));
             async move {
-                match decided? {
+                match admitted {
                     Ok(admitted) => Ok(admitted.answer(request.body).await),
                     Err(refusal) => Ok(refusal),
                 }
             }
-        })
+        };
+        HttpRoute::new(method, pattern, answer).check(move |head, is_local| allowed(head, is_local))
     };
     ROUTES.into_iter().map(route).collect()
 }

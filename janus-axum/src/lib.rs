@@ -120,7 +120,11 @@ use tokio::time::timeout;
 
 /// The routes `/ws`, `/events` and `/api/publish` of an instance, and the paths of its [`Builder::websocket`] and
 /// [`Builder::route`], to be [merged](Router::merge) into the program's router, or [nested](Router::nest) below a path. A layer
-/// around them comes before Janus. Where a path of the program is one of the three, the three come first.
+/// around them comes before Janus. Where a path of [`Builder::route`] is one of the three, the three come first.
+///
+/// All routes of [`Builder::route`] are open to the public of this server, those of [`janus_api::routes`] among them. Their
+/// [`HttpRoute::check`](janus_core::HttpRoute::check) decides about each request before the body is read, and
+/// [`RouteRequest::is_local`](janus_core::RouteRequest::is_local) is never true here.
 ///
 /// A page of another origin may use `/events` and `/api/publish` under
 /// [`Config::allowed_origins`](janus_core::Config::allowed_origins), and the preflights of its browser are answered here, if the
@@ -135,6 +139,11 @@ use tokio::time::timeout;
 ///
 /// The routes keep the instance running, like any other handle. Clients are refused as [`Mount::websocket`],
 /// [`Mount::events`] and [`Mount::publish`] say.
+///
+/// # Panics
+///
+/// axum panics if the router into which the routes are merged has one of their paths already: `/ws`, `/events`, `/api/publish`, or a
+/// path of [`Builder::websocket`] or [`Builder::route`].
 pub fn routes<S: Clone + Send + Sync + 'static>(janus: &Janus) -> Router<S> {
     let mount = Mount::new(janus);
     let mut router = Router::new()

@@ -36,6 +36,74 @@ async fn read_all(site: &Site, request: &[u8]) -> String {
     String::from_utf8(answer).unwrap().to_lowercase()
 }
 
+/// Reads the answer to a head whose body never comes.
+async fn say_head(site: &Site, target: &str, headers: &str) -> String {
+    let head = format!("POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n{headers}\r\n");
+    let mut stream = TcpStream::connect(site.addr).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    super::read_until(&mut stream, "\"}}").await.to_lowercase()
+}
+
+fn unauthorized() -> HttpError {
+    HttpError::new(401, "unauthorized", "send the key")
+}
+
+async fn is_local(request: RouteRequest) -> Result<RouteResponse, HttpError> {
+    Ok(RouteResponse::json(200, &request.is_local))
+}
+
+async fn never(_: RouteRequest) -> Result<RouteResponse, HttpError> {
+    std::future::pending().await
+}
+
+pub(super) async fn the_check_of_a_route_decides_before_the_body_comes(start: Start) {
+    let check = |head: &janus_core::wire::HttpRequest, is_local: bool| match head.header("x-fault") {
+        Some(_) => panic!("a planted fault"),
+        None if is_local || head.header("authorization") == Some("Bearer operator") => Ok(()),
+        None => Err(unauthorized()),
+    };
+    let route = HttpRoute::new("POST", "/jobs/*".parse().unwrap(), is_local).max_requests(1).check(check);
+    let site = start(builder().route(route).start().await.unwrap()).await;
+    let strangers = [(); 3].map(|()| say_head(&site, "/jobs/1", ""));
+    for refused in futures_util::future::join_all(strangers).await {
+        assert!(refused.starts_with("http/1.1 401 "), "{refused}");
+    }
+    let fault = say_head(&site, "/jobs/1", "x-fault: 1\r\n").await;
+    assert!(fault.starts_with("http/1.1 500 "), "{fault}");
+    let served = say(&site, "POST", "/jobs/1", KEY, "123456789").await;
+    assert!(served.starts_with("http/1.1 200 ") && served.ends_with("false"), "local for the check alone: {served}");
+    site.stop().await;
+}
+
+pub(super) async fn a_path_of_the_program_is_compared_as_sent(start: Start) {
+    let route = |path: &str| HttpRoute::new("GET", path.parse().unwrap(), echo);
+    let routes = ["/a%20b", "/status", "/x%2Fy/c", "/f%6Fo/*"].map(route);
+    let site = start(routes.into_iter().fold(builder(), Builder::route).start().await.unwrap()).await;
+    for (target, status) in [
+        ("/a%20b", 202),
+        ("/status", 202),
+        ("/x%2Fy/c", 202),
+        ("/f%6Fo/1%20/2", 202),
+        ("/%73tatus", 404),
+        ("/x%2fy/c", 404),
+        ("/%61%20b", 404),
+        ("/foo/1", 404),
+    ] {
+        let answer = say(&site, "GET", target, "", "").await;
+        assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{target}: {answer}");
+    }
+    site.stop().await;
+}
+
+pub(super) async fn an_answer_that_is_late_is_told_as_such(start: Start) {
+    let route = HttpRoute::new("GET", "/never".parse().unwrap(), never).timeout(std::time::Duration::from_millis(10));
+    let site = start(builder().route(route).start().await.unwrap()).await;
+    let late = say(&site, "GET", "/never", "", "").await;
+    assert!(late.starts_with("http/1.1 504 ") && late.contains("outcome_unknown"), "{late}");
+    assert!(late.contains("has not answered in time"), "{late}");
+    site.stop().await;
+}
+
 async fn echo(request: RouteRequest) -> Result<RouteResponse, HttpError> {
     if request.rest == "refused" {
         return Err(HttpError::new(409, "conflict", "not now"));
@@ -170,7 +238,7 @@ pub(super) async fn operators_have_the_api_and_strangers_have_not(start: Start) 
 async fn an_instance_serves_the_api_on_its_own_http_port() {
     let allowed = |head: &janus_core::wire::HttpRequest, _: bool| match head.header("authorization") {
         Some("Bearer operator") => Ok(()),
-        _ => Err(HttpError::new(401, "unauthorized", "send the key")),
+        _ => Err(unauthorized()),
     };
     let http = vec!["127.0.0.1:0".parse().unwrap()];
     let config = Config { listen: Vec::new(), http_listen: http, ..Config::default() };
@@ -180,8 +248,19 @@ async fn an_instance_serves_the_api_on_its_own_http_port() {
     let body = r#"{"topic":"news","data":1}"#;
     let json = "content-type: application/json\r\n";
     assert!(say(&site, "POST", "/api/publish", json, body).await.starts_with("http/1.1 401 "));
+    // More strangers than there are places, each with a body that never comes.
+    let mut strangers = Vec::new();
+    for _ in 0..=janus_api::MAX_REQUESTS {
+        let mut stream = TcpStream::connect(site.addr).await.unwrap();
+        let head = format!("POST /api/publish HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n{json}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let refused = super::read_until(&mut stream, "\"}}").await;
+        assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+        strangers.push(stream);
+    }
     let published = say(&site, "POST", "/api/publish", &format!("{KEY}{json}"), body).await;
     assert!(published.starts_with("http/1.1 200 "), "{published}");
+    drop(strangers);
     let (_stream, listed) = ask(&site, "/api/topics", KEY, "]}").await;
     assert!(listed.starts_with("HTTP/1.1 200 "), "{listed}");
     // The routes hold no handle that would keep the instance running.
@@ -204,7 +283,7 @@ async fn below_a_path_of_the_app_the_own_paths_are_the_same() {
     let janus = own().start().await.unwrap();
     let routes = janus_actix_web::routes(&janus);
     let scoped = move |config: &mut web::ServiceConfig| {
-        config.service(web::scope("/a/{tenant}").configure(routes));
+        config.service(web::scope("/{tenant}/{rest}").configure(routes));
     };
     let actix = serve_actix(janus, scoped).await;
     for site in [axum, actix] {

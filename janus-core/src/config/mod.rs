@@ -405,7 +405,7 @@ settings! {
             // A reload of a page takes a second or two, and a change of the network some more.
             /// How long a user stays a member of a topic after the end of the user's last subscription. A user that returns
             /// within this time has not left, and nothing is told. At most `max_presence_members` users of a topic are kept
-            /// so; further users leave at once.
+            /// so; further users leave at once, and while memory is short all users do.
             presence_linger: Duration = secs(5), duration_or_zero("at once", millis(10)..=secs(3600)), reload(at_once);
 
             // A round is a send for each client that watches, and people hardly notice a tenth of a second.

@@ -93,7 +93,7 @@ impl ConnectionTable {
     }
 
     /// As if a newcomer had found no room.
-    #[cfg(all(test, feature = "fault-injection"))]
+    #[cfg(test)]
     pub(crate) fn crowd_out(&self) -> Option<Arc<Slot>> {
         self.listed.lock().crowd_out()
     }

@@ -121,6 +121,13 @@ struct Out {
     corked: bool,
 }
 
+impl Out {
+    /// See [`Queue::has_room_for_frame`].
+    fn has_room_for_frame(&self, length: usize) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.has_room_for_frame(length))
+    }
+}
+
 /// The state of reading from the link. A client that cannot be sent anything may have sent something before, and that
 /// input counts. But not every link then comes to its end by itself, and no connection may keep its place for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,11 +315,16 @@ impl Slot {
     /// client's answers. Returns false without room: the caller tells the client later, and less.
     pub(crate) fn offer(&self, frame: &Bytes) -> bool {
         let mut out = self.out.lock();
-        let has_room = out.queue.as_ref().is_none_or(|queue| queue.has_room_for_frame(frame.len()));
+        let has_room = out.has_room_for_frame(frame.len());
         if has_room && !frame.is_empty() {
             self.send_locked(&mut out, frame);
         }
         has_room
+    }
+
+    /// Whether [`offer`](Self::offer) would send a frame of this length now.
+    pub(crate) fn would_offer(&self, length: usize) -> bool {
+        self.out.lock().has_room_for_frame(length)
     }
 
     /// Sends a portion of requested messages; returns whether all of them are gone. Nothing may wait before the call:

@@ -152,6 +152,7 @@ impl TopicTable {
             return Err(TopicError::Ended);
         }
         let is_full = topics.by_name.len() >= shared.config().max_topics;
+        let mut gone = None;
         if is_full {
             let ended = place.and_then(|place| Some((topics.make_room(by, shared)?, place)));
             let Some((ended, place)) = ended else {
@@ -160,6 +161,7 @@ impl TopicTable {
                 return Err(TopicError::TooMany);
             };
             ended.leave_engine(shared);
+            gone = Some(Arc::clone(&ended));
             self.ending.add(ended, place);
         }
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
@@ -167,6 +169,9 @@ impl TopicTable {
         let topic = Arc::new(TopicState::new(name.clone(), number, by.cloned(), asleep, shared));
         topics.list(&topic);
         drop(topics);
+        if let Some(gone) = gone {
+            gone.end_presence(shared);
+        }
         shared.accounts.note_ended(Limit::Topics, usize::from(is_full), shared);
         Ok((topic, true))
     }
@@ -248,6 +253,7 @@ impl TopicTable {
             about: "unused".to_owned(),
         });
         topic.leave_engine(shared);
+        topic.end_presence(shared);
         self.ending.add(Arc::clone(topic), place);
         None
     }

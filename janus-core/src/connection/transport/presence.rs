@@ -53,7 +53,8 @@ impl Transport {
         match &topic.presence {
             // Another connection may have taken over the session in the meantime.
             Some(presence) if self.session.has_topic(topic.name.as_str()) => {
-                presence.watch(topic, &self.slot, &self.shared)
+                let listed = presence.watch(topic, &self.slot, &self.shared);
+                self.charge_members(listed);
             }
             Some(_) => {}
             // Of before a reload of the settings.
@@ -64,6 +65,11 @@ impl Transport {
                 message: &no_presence(None, &topic.name).message,
             }),
         }
+    }
+
+    /// The work of writing a list counts as that of the client that asks for the list.
+    fn charge_members(&mut self, listed: usize) {
+        self.portion.add(u16::try_from(listed / MEMBERS).unwrap_or(u16::MAX));
     }
 
     /// Answers the question if the client is subscribed to the topic or may subscribe.
@@ -101,8 +107,7 @@ impl Transport {
     ) {
         match info {
             Ok(PresenceInfo { count, members }) => {
-                let written = members.as_ref().map_or(0, Vec::len) / MEMBERS;
-                self.portion.add(u16::try_from(written).unwrap_or(u16::MAX));
+                self.charge_members(members.as_ref().map_or(0, Vec::len));
                 self.slot.tell(&ServerEvent::Presence { id: *id, topic, count, members: members.as_deref() });
             }
             Err(PresenceError::EngineUnavailable) => {

@@ -89,7 +89,7 @@ impl Answer {
     }
 
     /// For a connection that has ended without a word, after a crash or to make room for another.
-    pub(super) fn failed() -> Self {
+    fn failed() -> Self {
         let message = "the connection ended before the answer; try again later";
         let error = HttpError::new(503, ErrorCode::ConnectionClosed.as_str(), message);
         let error = HttpError { retry_after: Some(Duration::from_secs(1)), ..error };

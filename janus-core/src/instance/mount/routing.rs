@@ -9,6 +9,9 @@ use crate::connection::transport::client_of;
 use crate::instance::routes;
 use crate::wire::{ErrorCode, HttpError, HttpRequest, PathPattern, Peer};
 
+/// The path of [`Mount::publish`] in the adapters.
+const PUBLISH: &str = "/api/publish";
+
 /// Why the other server could not read the body of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -43,11 +46,22 @@ impl Mount {
     /// The paths that the program has given to [`Builder::websocket`](crate::Builder::websocket) and
     /// [`Builder::route`](crate::Builder::route), each once. A request to such a path is for [`websocket`](Self::websocket) if
     /// [`is_websocket`](Self::is_websocket) says so, and otherwise for [`route`](Self::route).
+    ///
+    /// An adapter has `/api/publish` for [`publish`](Self::publish) in addition. If a path of the program is the same, the log
+    /// warns: the program's route is not reached there.
     #[must_use]
     pub fn paths(&self) -> Vec<PathPattern> {
         let shared = &self.janus.inner.shared;
         let routes = shared.router.get().into_iter().flat_map(|router| router.paths());
-        shared.http_port.websocket_paths().chain(routes).cloned().collect()
+        let paths: Vec<_> = shared.http_port.websocket_paths().chain(routes).cloned().collect();
+        if let Some(path) = paths.iter().find(|path| path.fits(PUBLISH)) {
+            log::warn!(
+                path:%;
+                "behind another HTTP server, {PUBLISH} is for publications of clients, by the rights of each client: the route \
+                 of the program at {path} is not asked there"
+            );
+        }
+        paths
     }
 
     /// Whether a path is one of [`Builder::websocket`](crate::Builder::websocket).
@@ -56,11 +70,13 @@ impl Mount {
         self.janus.inner.shared.http_port.websocket_paths().any(|paths| paths.fits(path))
     }
 
-    /// Decides about a request to a [`Builder::route`](crate::Builder::route) from its head, before the body is read.
+    /// Decides about a request to a [`Builder::route`](crate::Builder::route) from its head, before the body is read. The
+    /// route's [check](crate::HttpRoute::check) decides here, and is told that the client is on another machine, as is the
+    /// [function](crate::RouteRequest::is_local) of the route.
     ///
     /// # Errors
     ///
-    /// The answer to a request that no route takes: 404 or 405; 503 beyond the
+    /// The answer to a request that no route takes: 404 or 405; that of the route's check; 503 beyond the
     /// [requests](crate::HttpRoute::max_requests) of the route.
     pub fn route(&self, request: HttpRequest, peer: Peer) -> Result<Routed, Answer> {
         let found = match self.janus.inner.shared.router.get() {
@@ -94,15 +110,13 @@ impl Routed {
     }
 
     /// Calls the function of the program. Behind the [timeout](crate::HttpRoute::timeout) of the route, the answer has the
-    /// status 503.
+    /// status 504, because the function may have done its work or a part.
     ///
     /// A future that is dropped leaves the function running.
     pub async fn answer(self, body: Bytes) -> Answer {
         let Self { mount, routed, request, peer } = self;
-        let (client, is_foreign) = client_of(&mount.janus.tables().config(), peer, &request);
-        let is_local = peer.is_local() && !is_foreign;
-        let answer = routed.answer((request, body), (client, is_local), mount.janus).await;
-        answer.map_or_else(Answer::failed, Answer::from)
+        let (client, _) = client_of(&mount.janus.tables().config(), peer, &request);
+        Answer::from(routed.answer((request, body), client, mount.janus).await)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Counted, Decision, HttpRoute, RouteRequest, RouteResponse, Router, busy};
 use crate::instance::janus::Janus;
-use crate::wire::{Bytes, HttpError, HttpRequest, PathPattern, Peer};
+use crate::wire::{Bytes, ErrorCode, HttpError, HttpRequest, PathPattern, Peer};
 
 impl Router {
     /// The paths of the routes, each once.
@@ -17,7 +17,7 @@ impl Router {
     ///
     /// The answer to a request without a route or a place.
     pub(in crate::instance) fn find(&self, head: &HttpRequest) -> Result<Routed, RouteResponse> {
-        match self.decide(head) {
+        match self.decide(head, IS_LOCAL) {
             Some(Decision::Route(route, rest)) => match Counted::within(&route.under_way, route.max_requests) {
                 Some(counted) => Ok(Routed { route, rest, runtime: self.runtime.clone(), counted }),
                 None => Err(busy()),
@@ -27,6 +27,9 @@ impl Router {
         }
     }
 }
+
+/// See [`RouteRequest::is_local`].
+const IS_LOCAL: bool = false;
 
 /// A request with a route and a place.
 pub(in crate::instance) struct Routed {
@@ -42,23 +45,30 @@ impl Routed {
         self.route.max_body_bytes
     }
 
-    /// Calls the function of the program, on the runtime of all routes; `None` if the time of the route is over.
+    /// Calls the function of the program, on the runtime of all routes.
     ///
     /// As on the own port, the function runs to its end even if the client goes away.
     pub(in crate::instance) async fn answer(
         self,
         (head, body): (HttpRequest, Bytes),
-        (peer, is_local): (Peer, bool),
+        peer: Peer,
         janus: Janus,
-    ) -> Option<RouteResponse> {
+    ) -> RouteResponse {
         let Self { route, rest, runtime, counted } = self;
         let answer = runtime.spawn(async move {
-            let request = RouteRequest { head, rest, body, peer, is_local, janus };
+            let request = RouteRequest { head, rest, body, peer, is_local: IS_LOCAL, janus };
             let answer = tokio::time::timeout(route.timeout, route.answer(request)).await;
             drop(counted);
-            answer
+            answer.unwrap_or_else(|_| Err(unknown("the server has not answered in time")))
         });
-        let answer = answer.await.ok()?.ok()?;
-        Some(answer.unwrap_or_else(|error| RouteResponse::from(&error)))
+        let answer = answer.await.unwrap_or_else(|_| Err(unknown("the server stopped before its answer")));
+        answer.unwrap_or_else(|error| RouteResponse::from(&error))
     }
+}
+
+/// The function of the program has no answer, and was stopped wherever it was.
+fn unknown(why: &str) -> HttpError {
+    let code = ErrorCode::OutcomeUnknown;
+    let message = format!("{why}; the request may have been carried out");
+    HttpError::new(code.http_status(), code.as_str(), message)
 }

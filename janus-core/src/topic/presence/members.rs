@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::here::{Here, Info, length};
+use super::here::{Here, Info};
+use super::news::{Change, News, text};
 use super::others::{NodeMembers, Others};
 use crate::config::Presence as Mode;
 use crate::engine::NodeId;
@@ -59,8 +60,27 @@ pub(super) struct Members {
     news: Option<News>,
     /// Rises with each change of the members.
     version: u64,
-    /// What the users take, without [`Others`] and connections.
+    account: Account,
+}
+
+/// What the users take, without [`Others`] and connections.
+#[derive(Debug, Default)]
+struct Account {
     bytes: usize,
+    /// The names and the infos alone.
+    texts: usize,
+}
+
+impl Account {
+    fn add(&mut self, name: &str, user: &User) {
+        self.bytes += user.bytes(name);
+        self.texts += text(name, &user.info);
+    }
+
+    fn take(&mut self, name: &str, user: &User) {
+        self.bytes -= user.bytes(name);
+        self.texts -= text(name, &user.info);
+    }
 }
 
 /// The price of a user, with the places in the tables: `Members::users` and `lingering`.
@@ -89,41 +109,8 @@ impl User {
     }
 
     fn bytes(&self, name: &str) -> usize {
-        USER_BYTES + name.len() + length(&self.info) + self.here.bytes()
+        USER_BYTES + text(name, &self.info) + self.here.bytes()
     }
-}
-
-/// What has changed since the last take.
-#[derive(Debug, Default)]
-struct News {
-    /// The number of members, as the watching clients know.
-    count: usize,
-    /// New users of the table, and users with another info.
-    came: BTreeSet<Arc<str>>,
-    /// Users who have left the table and are known to the watching clients, with the info if that is known to the clients, too.
-    gone: BTreeMap<Arc<str>, Option<Info>>,
-    /// Whether the topic was listed at the last take.
-    listed: bool,
-    /// Whether a client has been told a state with a part of these news.
-    is_ahead: bool,
-}
-
-/// News for the watching clients.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// The number alone, because the topic is counted and not listed.
-    Count,
-    /// The whole list, because the topic has been counted up to now.
-    List,
-    /// These changes of the list.
-    Users {
-        joined: Vec<Member>,
-        left: Vec<Member>,
-        /// The number of members.
-        count: usize,
-        /// Whether there are more than before.
-        more: bool,
-    },
 }
 
 impl Members {
@@ -139,13 +126,14 @@ impl Members {
             lingering: BTreeSet::new(),
             news: None,
             version: 0,
-            bytes: 0,
+            account: Account::default(),
         }
     }
 
     /// What the members take: lengths, and fixed prices.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.connections.len() * CONNECTION_BYTES + self.others.bytes()
+        let news = self.news.as_ref().map_or(0, News::bytes);
+        self.account.bytes + self.connections.len() * CONNECTION_BYTES + self.others.bytes() + news
     }
 
     /// Rises with each change.
@@ -161,6 +149,16 @@ impl Members {
     /// Whether a watching client would be told the users.
     pub(super) fn is_listed(&self) -> bool {
         self.lists
+    }
+
+    /// The number of users in the list.
+    pub(super) fn listed(&self) -> usize {
+        if self.lists { self.users.len() } else { 0 }
+    }
+
+    /// Bytes of the names and the infos in the list: hardly less than a frame with the list has.
+    pub(super) fn texts(&self) -> usize {
+        if self.lists { self.account.texts } else { 0 }
     }
 
     /// The users by name; `None` if the topic is counted and not listed.
@@ -301,9 +299,9 @@ impl Members {
     /// Changes the entry of a user, and the account.
     fn change(&mut self, name: &Arc<str>, change: impl FnOnce(&mut User)) {
         let Some(user) = self.users.get_mut(name) else { return };
-        self.bytes -= user.bytes(name);
+        self.account.take(name, user);
         change(user);
-        self.bytes += user.bytes(name);
+        self.account.add(name, user);
     }
 
     /// Makes an entry for a user with a connection more, if there is none. `replaces` says whether the info replaces a known
@@ -314,7 +312,7 @@ impl Members {
             Entry::Vacant(entry) => {
                 let mut is_told = false;
                 if let Some(news) = news {
-                    match news.gone.remove(name) {
+                    match news.take_gone(name) {
                         Some(known) => {
                             is_told = true;
                             if known.as_ref() != Some(&info) {
@@ -325,7 +323,7 @@ impl Members {
                     }
                 }
                 let user = User { info, here: Here::default(), there: 0, leaves: None, is_told };
-                self.bytes += user.bytes(name);
+                self.account.add(name, &user);
                 entry.insert(user);
             }
             Entry::Occupied(entry) => {
@@ -379,11 +377,11 @@ impl Members {
 
     fn remove(&mut self, name: &Arc<str>) {
         let Some(user) = self.users.remove(name) else { return };
-        self.bytes -= user.bytes(name);
+        self.account.take(name, &user);
         if let Some(news) = self.news.as_mut().filter(|news| news.listed) {
             let is_known = !news.came.remove(name);
             if user.is_told {
-                news.gone.insert(Arc::clone(name), is_known.then_some(user.info));
+                news.note_gone(Arc::clone(name), is_known.then_some(user.info));
             }
         }
     }
@@ -448,7 +446,7 @@ impl Members {
         news.is_ahead = true;
         if news.listed && lists {
             self.users.values_mut().for_each(|user| user.is_told = true);
-            news.gone.values_mut().for_each(|known| *known = None);
+            news.forget_infos();
         }
     }
 
@@ -478,6 +476,7 @@ impl Members {
         let more = count > news.count;
         (news.count, news.is_ahead) = (count, false);
         let (came, gone) = (std::mem::take(&mut news.came), std::mem::take(&mut news.gone));
+        news.gone_texts = 0;
         let mut joined = Vec::with_capacity(came.len());
         for name in came {
             if let Some(user) = self.users.get_mut(&name) {
@@ -721,7 +720,36 @@ mod tests {
         members.hear(NodeId::new(3), None, now, LIMITS);
         assert_eq!((shown(&members), members.next_leave().is_some()), ("5".to_owned(), true), "alice lingers");
         members.expire(now + LIMITS.linger, LIMITS);
+        members.ignore();
         assert_eq!((members.count(), members.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_account_of_texts_and_news_is_exact() {
+        let (mut members, now) = (members(), Instant::now());
+        let limits = Limits { linger: Duration::ZERO, ..LIMITS };
+        let alice = |info: &str| Some(Member::new("alice", Some(info)));
+        let gone = |members: &Members| members.news.as_ref().unwrap().gone_texts;
+        members.collect();
+        members.join(1, alice("12"), now, limits);
+        members.join(2, user("bob"), now, limits);
+        assert_eq!((members.texts(), members.listed(), members.take_news().unwrap().texts()), (10, 2, 10));
+        let settled = members.bytes();
+        members.leave(1, now, limits);
+        assert_eq!((members.texts(), gone(&members)), (3, 7), "the info is known to the clients");
+        members.tell_ahead();
+        assert_eq!(gone(&members), 5, "and not known any more");
+        members.join(3, alice("12"), now, limits);
+        assert_eq!((members.texts(), gone(&members)), (10, 0));
+        members.leave(3, now, limits);
+        members.join(4, alice("345"), now, limits);
+        members.leave(4, now, limits);
+        members.leave(2, now, limits);
+        assert_eq!((members.texts(), gone(&members)), (0, 8));
+        assert_eq!(members.take_news().unwrap().texts(), 8);
+        assert_eq!((gone(&members), members.bytes() < settled), (0, true));
+        members.ignore();
+        assert_eq!(members.bytes(), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `asking.rs` | rules | nothing: questions of clients, operators and the program |
 //! | `here.rs` | pure | the connections of a user to this node |
 //! | `members.rs` | pure | the members, and the news about them |
+//! | `news.rs` | pure | changes of the members, and what they take |
 //! | `others.rs` | pure | the members of other nodes of the cluster |
 //! | `sync.rs` | rules | when a node tells the engine its members, and asks for the members of others |
 //! | `task.rs` | task | the topics with something to do, in the order of their times |
@@ -18,6 +19,7 @@
 mod asking;
 mod here;
 mod members;
+mod news;
 mod others;
 mod sync;
 mod task;
@@ -70,6 +72,8 @@ struct Inner {
     watchers: Watchers,
     /// The topic's place among the topics with something to do.
     due: Option<Instant>,
+    /// The topic has ended: nothing has to be done but to give up the place, and what other nodes know.
+    has_ended: bool,
     /// For a topic that an engine numbers.
     sync: Option<Box<Sync>>,
     ledger: Arc<Ledger>,
@@ -95,6 +99,7 @@ impl Presence {
             named: BTreeSet::new(),
             watchers: Watchers::default(),
             due: None,
+            has_ended: false,
             sync: is_clustered.then(|| Box::new(Sync::new(Instant::now()))),
             ledger,
             accounted: 0,
@@ -137,17 +142,28 @@ impl Presence {
         inner.changed(is_changed, topic, now, shared);
     }
 
-    /// Has the task tell a subscribed client the state, and from then on each change.
-    pub(crate) fn watch(&self, topic: &Arc<TopicState>, slot: &Arc<Slot>, shared: &Topics) {
+    /// Notes the end of the topic, after which no user lingers: the task would keep the topic until then.
+    fn end(&self, topic: &Arc<TopicState>, shared: &Topics) {
+        let mut inner = self.0.lock();
+        inner.has_ended = true;
+        if inner.due.is_some() {
+            inner.list(topic, Instant::now(), shared);
+        }
+    }
+
+    /// Has the task tell a subscribed client the state, and from then on each change. Returns the number of users in the
+    /// list.
+    pub(crate) fn watch(&self, topic: &Arc<TopicState>, slot: &Arc<Slot>, shared: &Topics) -> usize {
         let mut inner = self.0.lock();
         // Another connection may have taken over the session, and nothing would end the watch.
         if !inner.members.has(slot.id) {
-            return;
+            return 0;
         }
         inner.members.collect();
         let version = inner.members.version();
         inner.watchers.add(slot, version);
         inner.list(topic, Instant::now(), shared);
+        inner.members.listed()
     }
 
     /// The number of members.
@@ -194,6 +210,15 @@ impl Presence {
     }
 }
 
+impl TopicState {
+    /// Has the presence follow the end of the topic.
+    pub(super) fn end_presence(self: &Arc<Self>, shared: &Topics) {
+        if let Some(presence) = &self.presence {
+            presence.end(self, shared);
+        }
+    }
+}
+
 /// A user as other clients see the user; `None` for an unknown user, and for a name that is too long.
 fn member_of(identity: &Identity, most: usize) -> Option<Member> {
     let Identity { user, info, .. } = identity;
@@ -229,6 +254,9 @@ impl Inner {
     /// Lists the topic under the moment at which the topic has something to do.
     fn list(&mut self, topic: &Arc<TopicState>, now: Instant, shared: &Topics) {
         self.account();
+        if self.has_ended {
+            return self.relist(Some(now), topic, shared);
+        }
         let round = self.watchers.due(&self.members, now, shared.config().presence_interval);
         let sync = self.sync.as_ref().and_then(|sync| sync.due());
         let due = [round, self.members.next_leave(), sync].into_iter().flatten().min();

@@ -41,7 +41,7 @@ impl Presences {
         }
     }
 
-    fn first(&self) -> Option<(Instant, Arc<TopicState>)> {
+    pub(super) fn first(&self) -> Option<(Instant, Arc<TopicState>)> {
         self.due.lock().first_key_value().map(|((due, _), topic)| (*due, Arc::clone(topic)))
     }
 }

@@ -1,7 +1,7 @@
 //! The rounds of a topic, step by step: the frames of each client, and the clients without room.
 
 use std::future::poll_fn;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::*;
 use crate::delivery::Terms;
 use crate::delivery::stream::Stream;
 use crate::topic::shared::tests::with_topics;
-use crate::wire::{Codec, Peer, WebSocket};
+use crate::wire::{Codec, Decoder, Peer, ServerEvent, Timestamp, WebSocket};
 
 /// A client whose queue is written by the test alone.
 struct Reader {
@@ -25,10 +25,33 @@ struct Reader {
 /// A quarter of this is for frames that are no messages.
 const QUEUE_BYTES: usize = 4 * 1_024;
 
+/// Counts the encoded events.
+#[derive(Debug)]
+struct Counting(WebSocket, Arc<AtomicUsize>);
+
+impl Codec for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        self.0.decoder()
+    }
+
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut bytes::BytesMut) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.encode(event, at, out);
+    }
+}
+
 impl Reader {
     fn new(id: u64) -> Self {
+        Self::with(id, Arc::new(WebSocket::v1()))
+    }
+
+    fn with(id: u64, codec: Arc<dyn Codec>) -> Self {
         let terms = Terms::in_tests(usize::MAX, QUEUE_BYTES);
-        let codec = terms.codecs.register(&(Arc::new(WebSocket::v1()) as Arc<dyn Codec>)).unwrap();
+        let codec = terms.codecs.register(&codec).unwrap();
         let (stream, server) = tokio::io::duplex(1 << 20);
         let link = Stream::new(Box::pin(server), Peer::Local);
         Self { slot: Arc::new(Slot::new(id, None, link, codec, Arc::default(), &terms)), stream }
@@ -68,10 +91,14 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn with(test: impl FnOnce(Stage<'_>)) {
+        Self::with_linger(Duration::ZERO, test);
+    }
+
+    fn with_linger(presence_linger: Duration, test: impl FnOnce(Stage<'_>)) {
         let config = Config {
             default_namespace: crate::config::Namespace { presence: Mode::Members, ..Default::default() },
             presence_interval: Duration::ZERO,
-            presence_linger: Duration::ZERO,
+            presence_linger,
             max_presence_member_bytes: 16 * 1_024,
             ..Config::default()
         };
@@ -126,7 +153,7 @@ impl<'a> Stage<'a> {
 }
 
 #[test]
-fn each_change_is_told_once_and_a_newcomer_is_not_told_what_the_list_has() {
+fn a_change_is_told_once_and_a_newcomer_is_told_the_list_alone() {
     Stage::with(|mut stage| {
         let mut first = Reader::new(1);
         stage.watch(&first);
@@ -183,7 +210,7 @@ fn a_client_named_for_the_topic_keeps_the_name_under_another_identity() {
         presence.leave(&stage.topic, &slot, stage.topics);
         presence.join(&stage.topic, &slot, Some(&bob), stage.topics);
         assert_eq!(list(), [Member::new("bob", None)]);
-        let info = format!("\"{}\"", "x".repeat(Config::default().max_presence_member_bytes));
+        let info = format!("\"{}\"", "x".repeat(16 * 1_024));
         presence.join_as(&stage.topic, &slot, &Member::new("alice", Some(&info)), stage.topics);
         assert_eq!(list(), [Member::new("alice", None)], "as with a long info of an identity");
     });
@@ -271,13 +298,102 @@ fn a_first_list_waits_for_room_next_to_other_answers() {
         stage.enter(900, Identity::user("alice").info(info));
         let mut reader = Reader::new(1);
         reader.slot.cork();
-        reader.slot.tell(&crate::wire::ServerEvent::Unsubscribed { id: None, topic: &stage.topic.name });
+        reader.slot.tell(&ServerEvent::Unsubscribed { id: None, topic: &stage.topic.name });
         stage.watch(&reader);
         stage.run();
         reader.slot.uncork(bytes::Bytes::new());
         assert_eq!(reader.read(), ["unsubscribed "], "the list does not wait in the queue");
         stage.run();
         assert_eq!(reader.read(), ["presence 2"]);
+    });
+}
+
+#[test]
+fn a_list_is_not_made_for_a_client_without_room() {
+    Stage::with(|stage| {
+        let info = serde_json::Value::from("x".repeat(2 * QUEUE_BYTES));
+        stage.enter(900, Identity::user("alice").info(info));
+        let made = Arc::new(AtomicUsize::new(0));
+        let mut reader = Reader::with(1, Arc::new(Counting(WebSocket::v1(), Arc::clone(&made))));
+        reader.slot.cork();
+        reader.slot.tell(&ServerEvent::Unsubscribed { id: None, topic: &stage.topic.name });
+        assert_eq!(made.load(Ordering::Relaxed), 1);
+        stage.watch(&reader);
+        for _ in 0..5 {
+            stage.run();
+        }
+        assert_eq!(made.load(Ordering::Relaxed), 1, "a list in vain");
+        reader.slot.uncork(bytes::Bytes::new());
+        reader.read();
+        stage.run();
+        assert_eq!((reader.read(), made.load(Ordering::Relaxed)), (vec!["presence 2".to_owned()], 2));
+    });
+}
+
+#[test]
+fn a_change_is_kept_only_until_each_client_has_been_told() {
+    Stage::with(|stage| {
+        let keeps = || stage.presence().0.lock().watchers.keeps_change();
+        let mut reader = Reader::new(1);
+        stage.watch(&reader);
+        stage.run();
+        reader.read();
+        let told = stage.accounted();
+        let info = serde_json::Value::from("x".repeat(5_000));
+        stage.enter(900, Identity::user("alice").info(info.clone()));
+        let entered = stage.accounted();
+        // The client has no room: the answer before waits.
+        reader.slot.cork();
+        reader.slot.tell(&ServerEvent::Unsubscribed { id: None, topic: &stage.topic.name });
+        stage.run();
+        assert!(keeps() && stage.accounted() > entered + 4_900, "the change is in the account");
+        reader.slot.uncork(bytes::Bytes::new());
+        reader.read();
+        stage.run();
+        assert_eq!(reader.read(), ["joined 2"]);
+        assert!(!keeps() && stage.accounted() <= entered, "{} after {entered}", stage.accounted());
+        stage.leave(900);
+        assert!(stage.accounted() > told + 5_000, "news of a user that left has the info");
+        stage.run();
+        assert!(!keeps());
+        assert_eq!((reader.read(), stage.accounted()), (vec!["left 1".to_owned()], told));
+    });
+}
+
+#[test]
+fn a_step_that_crashes_leaves_no_client_without_a_list() {
+    Stage::with(|stage| {
+        let mut reader = Reader::new(1);
+        stage.watch(&reader);
+        let crash = || {
+            let mut inner = stage.presence().0.lock();
+            let Inner { watchers, members, .. } = &mut *inner;
+            watchers.crash_in_step(members, &stage.topic.name, stage.topics);
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(crash)).unwrap_err();
+        stage.turn();
+        stage.run();
+        assert_eq!(reader.read(), ["presence 1"]);
+    });
+}
+
+#[test]
+fn an_ended_topic_leaves_the_list_at_once() {
+    Stage::with_linger(Duration::from_secs(3_600), |stage| {
+        stage.enter(900, Identity::user("alice"));
+        stage.leave(900);
+        let first = || stage.topics.presences.first().map(|(due, _)| due);
+        assert!(first().is_some_and(|due| due > Instant::now() + Duration::from_secs(3_000)), "alice lingers");
+        stage.topic.shut_down(&crate::delivery::SenderPool::default());
+        stage.topic.end_presence(stage.topics);
+        assert!(first().is_some_and(|due| due <= Instant::now()));
+        stage.turn();
+        assert_eq!(first(), None);
+        // An unsubscribe may come after the end.
+        stage.enter(901, Identity::user("bob"));
+        stage.leave(901);
+        stage.turn();
+        assert_eq!(first(), None);
     });
 }
 

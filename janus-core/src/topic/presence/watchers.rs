@@ -17,7 +17,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::members::{Change, Members};
+use super::members::Members;
+use super::news::Change;
 use crate::delivery::Slot;
 use crate::delivery::codecs::CodecId;
 use crate::topic::Topics;
@@ -50,8 +51,10 @@ pub(super) struct Watchers {
     newcomers: BTreeSet<(u64, u64)>,
     /// The number of the last batch.
     batch: u64,
-    /// What the last batch says.
+    /// What the last batch says. The whole list while all clients have been told.
     change: Change,
+    /// Bytes of the names and the infos in the change.
+    change_texts: usize,
     /// The watching clients before this slot have had their frames of the round under way; `None` without a round.
     round: Option<u64>,
     /// Whether a client has missed a batch.
@@ -60,6 +63,9 @@ pub(super) struct Watchers {
     last_round: Option<Instant>,
     /// The frames of the last batch. Empty while all clients have been told.
     made: Vec<Made>,
+    /// Whether the next look at a newcomer panics.
+    #[cfg(test)]
+    crashes: bool,
 }
 
 /// A client that watches.
@@ -124,10 +130,13 @@ impl Default for Watchers {
             newcomers: BTreeSet::new(),
             batch: 0,
             change: Change::List,
+            change_texts: 0,
             round: None,
             is_behind: false,
             last_round: None,
             made: Vec::new(),
+            #[cfg(test)]
+            crashes: false,
         }
     }
 }
@@ -151,14 +160,21 @@ impl Watchers {
         let was_last = self.all.is_empty();
         if was_last {
             (self.round, self.is_behind) = (None, false);
-            self.made = Vec::new();
+            self.forget_batch();
         }
         was_last
     }
 
-    /// What the watching clients take, with the frames on their way.
+    /// Drops the last batch with its frames, because each client has been told.
+    fn forget_batch(&mut self) {
+        self.made = Vec::new();
+        (self.change, self.change_texts) = (Change::List, 0);
+    }
+
+    /// What the watching clients take, with the last batch and the frames on their way.
     pub(super) fn bytes(&self) -> usize {
-        self.all.len() * WATCHER_BYTES + self.made.iter().map(|made| made.frame.len()).sum::<usize>()
+        let frames: usize = self.made.iter().map(|made| made.frame.len()).sum();
+        self.all.len() * WATCHER_BYTES + self.change.entries_bytes() + self.change_texts + frames
     }
 
     /// When a client is to be told something.
@@ -191,10 +207,16 @@ impl Watchers {
             self.begin_round(members, now);
         }
         let mut told = Told::default();
-        self.greet(members, topic, &mut told);
-        self.go_round(members, topic, &mut told);
+        // A crash in the middle leaves clients without their frames, and out of both lists: the next round is for these.
+        let mut is_behind = std::mem::replace(&mut self.is_behind, true);
+        is_behind |= self.greet(members, topic, &mut told);
+        is_behind |= self.go_round(members, topic, &mut told);
+        self.is_behind = is_behind;
         if !self.has_work() {
             self.made = Vec::new();
+            if !is_behind {
+                self.forget_batch();
+            }
         }
         shared.counters.presence_frames.fetch_add(told.sent, Ordering::Relaxed);
         shared.counters.presence_deferred.fetch_add(told.deferred, Ordering::Relaxed);
@@ -204,7 +226,7 @@ impl Watchers {
     fn begin_round(&mut self, members: &mut Members, now: Instant) {
         if let Some(change) = members.take_news() {
             self.batch += 1;
-            self.change = change;
+            (self.change_texts, self.change) = (change.texts(), change);
             self.made.clear();
         } else if !self.is_behind {
             return;
@@ -214,24 +236,31 @@ impl Watchers {
         self.last_round = Some(now);
     }
 
-    fn greet(&mut self, members: &mut Members, topic: &TopicName, told: &mut Told) {
-        let mut portion = Portion::new();
+    /// Returns whether a client had no room.
+    fn greet(&mut self, members: &mut Members, topic: &TopicName, told: &mut Told) -> bool {
+        let (mut portion, mut is_behind) = (Portion::new(), false);
         while !portion.is_over()
             && let Some((_, id)) = self.newcomers.pop_first()
         {
             portion.looks -= 1;
-            let mut frames = Frames { members, topic, change: &self.change, made: &mut self.made };
+            let change_texts = self.change_texts;
+            let mut frames = Frames { members, topic, change: &self.change, change_texts, made: &mut self.made };
             if let Some(watcher) = self.all.get_mut(&id) {
                 watcher.is_new = false;
-                self.is_behind |= !watcher.tell(self.batch, &mut frames, &mut portion, told);
+                #[cfg(test)]
+                assert!(!std::mem::take(&mut self.crashes), "a planted fault");
+                is_behind |= !watcher.tell(self.batch, &mut frames, &mut portion, told);
             }
         }
+        is_behind
     }
 
-    fn go_round(&mut self, members: &mut Members, topic: &TopicName, told: &mut Told) {
-        let Some(from) = self.round.take() else { return };
-        let mut portion = Portion::new();
-        let mut frames = Frames { members, topic, change: &self.change, made: &mut self.made };
+    /// Returns whether a client had no room.
+    fn go_round(&mut self, members: &mut Members, topic: &TopicName, told: &mut Told) -> bool {
+        let Some(from) = self.round.take() else { return false };
+        let (mut portion, mut is_behind) = (Portion::new(), false);
+        let change_texts = self.change_texts;
+        let mut frames = Frames { members, topic, change: &self.change, change_texts, made: &mut self.made };
         for (id, watcher) in self.all.range_mut(from..) {
             if portion.is_over() {
                 // The client is the first of the next portion.
@@ -240,9 +269,10 @@ impl Watchers {
             }
             portion.looks -= 1;
             if !watcher.is_new && watcher.seen.is_none_or(|seen| seen < self.batch) {
-                self.is_behind |= !watcher.tell(self.batch, &mut frames, &mut portion, told);
+                is_behind |= !watcher.tell(self.batch, &mut frames, &mut portion, told);
             }
         }
+        is_behind
     }
 }
 
@@ -251,6 +281,17 @@ impl Watchers {
     /// Frames that are kept.
     pub(super) fn made(&self) -> usize {
         self.made.len()
+    }
+
+    /// Whether the last change is kept.
+    pub(super) fn keeps_change(&self) -> bool {
+        self.change != Change::List
+    }
+
+    /// A step that panics at the first client.
+    pub(super) fn crash_in_step(&mut self, members: &mut Members, topic: &TopicName, shared: &Topics) {
+        self.crashes = true;
+        self.step(members, topic, Instant::now(), shared);
     }
 
     /// Tells the newcomers the state between two rounds.
@@ -274,11 +315,12 @@ impl Watcher {
             && matches!(frames.change, Change::Users { .. });
         // A client that lags may be told any state of this batch, and a first list has the client itself.
         let since = if self.seen.is_none() { self.since } else { 0 };
-        let (kind, frame) = frames.get(&self.slot, if follows { None } else { Some(since) });
-        if !self.slot.offer(&frame) {
+        let state_since = (!follows).then_some(since);
+        let offered = frames.get(&self.slot, state_since).filter(|(_, frame)| self.slot.offer(frame));
+        let Some((kind, frame)) = offered else {
             told.deferred += u64::from(!std::mem::replace(&mut self.is_deferred, true));
             return false;
-        }
+        };
         (self.seen, self.is_deferred) = (Some(batch), false);
         self.has_list = matches!(kind, Kind::Change | Kind::State { has_list: true, .. });
         portion.take(&frame);
@@ -292,13 +334,16 @@ struct Frames<'a> {
     members: &'a mut Members,
     topic: &'a TopicName,
     change: &'a Change,
+    change_texts: usize,
     made: &'a mut Vec<Made>,
 }
 
 impl Frames<'_> {
     /// The frame for a client: the last batch alone, or the state at this version of the members or a later version. Empty
-    /// from a codec that panics, or has no words.
-    fn get(&mut self, slot: &Slot, state_since: Option<u64>) -> (Kind, Bytes) {
+    /// from a codec that panics, or has no words. `None` without a frame that is made already, if the texts alone have no
+    /// room: a list is not made in vain for each client that lags. A codec with fewer bytes than the texts only waits until the
+    /// client has taken the answers before.
+    fn get(&mut self, slot: &Slot, state_since: Option<u64>) -> Option<(Kind, Bytes)> {
         let codec = slot.codec();
         let fits = |kind: Kind| match (kind, state_since) {
             (Kind::Change, None) => true,
@@ -306,7 +351,11 @@ impl Frames<'_> {
             _ => false,
         };
         if let Some(made) = self.made.iter().find(|made| made.codec == codec && fits(made.kind)) {
-            return (made.kind, made.frame.clone());
+            return Some((made.kind, made.frame.clone()));
+        }
+        let texts = if state_since.is_none() { self.change_texts } else { self.members.texts() };
+        if !slot.would_offer(texts) {
+            return None;
         }
         let (kind, frame) = match state_since {
             None => (Kind::Change, self.encode_change(codec, slot)),
@@ -315,7 +364,7 @@ impl Frames<'_> {
         // A state takes the place of an earlier state.
         self.made.retain(|made| made.codec != codec || (made.kind == Kind::Change) != (kind == Kind::Change));
         self.made.push(Made { codec, kind, frame: frame.clone() });
-        (kind, frame)
+        Some((kind, frame))
     }
 
     fn encode_change(&self, codec: CodecId, slot: &Slot) -> Bytes {
