@@ -12,7 +12,7 @@ use janus_core::ClientId;
 const DIGITS: usize = 15;
 
 /// One more than the largest value of the secret digits: some 49 bits.
-const VALUES: u64 = 10_u64.pow(DIGITS as u32);
+const VALUES: u64 = 1_000_000_000_000_000;
 
 /// Makes and reads socket ids. The key is random and is never stored: connections do not outlive the process either.
 pub(crate) struct SocketIds(hmac::Key);

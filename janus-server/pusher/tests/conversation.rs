@@ -231,7 +231,7 @@ async fn a_publisher_leaves_out_a_socket_id_and_needs_its_secret_digits() {
 async fn a_signature_of_the_name_of_a_connection_is_not_one_of_the_connection() {
     let janus = start(|builder| builder).await;
     let mut client = Client::connect(&janus).await;
-    let id = std::mem::replace(&mut client.id, String::new());
+    let id = client.id.clone();
     client.id = id[..id.len() - 15].to_owned();
     client.subscribe("private-a", None).await;
     assert_eq!(client.next().await["event"], "pusher:subscription_error");

@@ -116,7 +116,7 @@ fn the_instance_counts_channels_and_the_decoder_keeps_no_more_than_the_limit() {
     let mut client = Client::new();
     for number in 0..3 {
         let channel = format!("private-{number}");
-        let auth = sign(&format!("{channel}"));
+        let auth = sign(&channel);
         assert!(matches!(client.one(&subscribe(&channel, Some(&auth), None)), Command::Subscribe { .. }));
     }
     let auth = sign("private-4");
