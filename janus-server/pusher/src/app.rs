@@ -15,6 +15,7 @@ use crate::channel::{self, Channel};
 use crate::protocol;
 use crate::settings::PusherSettings;
 use crate::signature::Keys;
+use crate::socket::SocketIds;
 
 /// The largest file with secrets.
 const MAX_FILE_BYTES: u64 = 4_096;
@@ -50,6 +51,7 @@ pub(crate) struct App {
     pub(crate) id: String,
     pub(crate) key: String,
     pub(crate) keys: Keys,
+    pub(crate) sockets: SocketIds,
     pub(crate) prefix: String,
     pub(crate) client_events: bool,
     /// Client events per second.
@@ -89,6 +91,7 @@ impl App {
             id,
             key,
             keys: Keys::new(secrets),
+            sockets: SocketIds::new(),
             prefix: settings.pusher_prefix.clone(),
             client_events: settings.pusher_client_events,
             event_rate: u32::try_from(settings.pusher_client_event_rate).unwrap_or(u32::MAX),
@@ -144,7 +147,7 @@ fn read(file: &Path) -> io::Result<String> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The application of Pusher's documents.
+    /// The application of Pusher's documents, with the same socket ids in each run.
     pub(crate) fn app(change: impl FnOnce(&mut PusherSettings)) -> Arc<App> {
         let mut settings = PusherSettings {
             pusher_app_id: Some("3".to_owned()),
@@ -152,7 +155,8 @@ pub(crate) mod tests {
             ..PusherSettings::default()
         };
         change(&mut settings);
-        Arc::new(App::new(&settings, ["7ad3773142a6692b25b8"]).unwrap())
+        let app = App::new(&settings, ["7ad3773142a6692b25b8"]).unwrap();
+        Arc::new(App { sockets: SocketIds::of_tests(), ..app })
     }
 
     #[test]

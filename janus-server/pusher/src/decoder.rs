@@ -55,7 +55,7 @@ pub(crate) struct PusherDecoder {
 struct Signed {
     /// The user as whom the client is signed in.
     user: Option<Box<str>>,
-    /// The private and presence channels, each with the name of the client's user there.
+    /// The private and presence channels of the client's requests, each with the name of the client's user there.
     channels: Vec<(Box<str>, Option<Arc<str>>)>,
     /// The answer behind the command of the same message.
     answer: Option<Bytes>,
@@ -131,9 +131,9 @@ impl PusherDecoder {
         Self { app, client: ClientId::new(0, 0), signed: None, refusal }
     }
 
-    /// The name of the connection, as the client knows it.
+    /// The socket id of the connection.
     fn socket(&self) -> String {
-        self.client.to_string()
+        self.app.sockets.name(self.client)
     }
 
     fn request(&mut self, message: &mut ClientMessage<'_>, limits: &Limits) -> Decoded {
@@ -183,14 +183,14 @@ impl PusherDecoder {
                         Err(text) => return refuse(400, text),
                     }
                 }
-                let user = member.as_ref().map(|member| Arc::clone(&member.user));
-                if !self.note_channel(&name, user, limits.max_topics) {
-                    return refuse(400, "too many channels; unsubscribe from another first");
-                }
             }
         }
         let since = channel.is_cache().then_some(Since::Last);
         let (presence, topic) = (channel.kind == Kind::Presence, self.app.topic(channel, limits)?);
+        if matches!(channel.kind, Kind::Private | Kind::Presence) {
+            let user = member.as_ref().map(|member| Arc::clone(&member.user));
+            self.note_channel(&name, user, limits.max_topics);
+        }
         Ok(Command::Subscribe { topic, since, horizon: None, presence, member, id: Some(SUBSCRIBE) })
     }
 
@@ -204,16 +204,17 @@ impl PusherDecoder {
         if is_good { Ok(()) } else { Err("\"auth\" is not the application's signature of this request") }
     }
 
-    /// Notes a channel for which the application has signed. False if there are too many.
-    fn note_channel(&mut self, name: &str, user: Option<Arc<str>>, most: usize) -> bool {
+    /// Notes a channel for which the application has signed, for client events. The decoder does not learn whether the
+    /// instance takes the subscription: beyond `most` a channel is not noted, and the instance says whether there is room
+    /// for the subscription.
+    fn note_channel(&mut self, name: &str, user: Option<Arc<str>>, most: usize) {
         let channels = &mut self.signed.get_or_insert_default().channels;
-        // The user of the first subscription is the member.
-        let is_known = channels.iter().any(|(known, _)| **known == *name);
-        let has_room = is_known || channels.len() < most;
-        if has_room && !is_known {
+        if let Some((_, noted)) = channels.iter_mut().find(|(known, _)| **known == *name) {
+            // The earlier subscription may have been refused, and the application has signed for the later user as well.
+            *noted = user;
+        } else if channels.len() < most {
             channels.push((name.into(), user));
         }
-        has_room
     }
 
     fn unsubscribe(&mut self, Unsubscribe { channel: name }: &Unsubscribe, limits: &Limits) -> Decoded {
@@ -319,7 +320,8 @@ impl MessageDecoder for PusherDecoder {
         let channel =
             |(name, user): &(Box<str>, Option<Arc<str>>)| name.len() + user.as_ref().map_or(0, |user| user.len());
         let channels = signed.channels.capacity() * size_of::<(Box<str>, Option<Arc<str>>)>();
-        size_of::<Signed>() + channels + signed.channels.iter().map(channel).sum::<usize>()
+        let rest = signed.answer.as_ref().map_or(0, Bytes::len) + signed.user.as_ref().map_or(0, |user| user.len());
+        size_of::<Signed>() + rest + channels + signed.channels.iter().map(channel).sum::<usize>()
     }
 }
 

@@ -10,6 +10,7 @@
 // | `protocol.rs` | protocol | events of the server as messages of Pusher |
 // | `settings.rs` | table | the settings of this crate |
 // | `signature.rs` | pure | signatures of channels, of users and of requests |
+// | `socket.rs` | pure | the socket ids of connections |
 
 //! The clients and publishers of Pusher Channels, unchanged, on a Janus server: the WebSocket protocol 7 at `/app/KEY`, and
 //! the signed HTTP API at `/apps/ID/…`.
@@ -51,6 +52,7 @@ mod numbers;
 mod protocol;
 mod settings;
 mod signature;
+mod socket;
 
 use std::sync::Arc;
 
@@ -113,7 +115,8 @@ impl Pusher {
     }
 }
 
-/// The largest body of a request: a whole batch, with each byte of the data escaped in JSON within JSON.
+/// The largest body of a request: a whole batch whose strings are escaped throughout. The escape of a byte, as in
+/// `\u0001`, has six bytes; data that is JSON itself counts with its own escapes, and only the backslash is escaped again.
 fn app_body_bytes(app: &App) -> usize {
-    api::MAX_BATCH * (3 * app.event_bytes + 16 * 1024)
+    api::MAX_BATCH * (6 * app.event_bytes + 16 * 1024)
 }

@@ -69,6 +69,7 @@ const TABLE: &[(ErrorCode, Number)] = &[
     (ErrorCode::ConnectionReplaced, UNAUTHORIZED),
     (ErrorCode::BadCbor, BAD_MESSAGE),
     (ErrorCode::NoPresence, BAD_MESSAGE),
+    (ErrorCode::NoHistory, BAD_MESSAGE),
     (ErrorCode::TooManyTopics, OVER_CAPACITY),
     (ErrorCode::ServerOverloaded, OVER_CAPACITY),
     (ErrorCode::SlowConsumer, OVER_CAPACITY),

@@ -35,7 +35,8 @@ impl Protocol {
     }
 
     fn established(&self, client: ClientId, out: &mut MessageWriter<'_>) {
-        let data = json!({ "socket_id": client, "activity_timeout": self.app.activity_timeout.as_secs() });
+        let socket = self.app.sockets.name(client);
+        let data = json!({ "socket_id": socket, "activity_timeout": self.app.activity_timeout.as_secs() });
         frames::message(out, "pusher:connection_established", None, &data.to_string());
     }
 }
@@ -122,7 +123,9 @@ fn message(message: &NumberedMessage<'_>, out: &mut MessageWriter<'_>) {
     });
 }
 
-/// The answer to a subscription. That to a presence channel has the members, which follow in an event of their own.
+/// The answer to a subscription. That to a presence channel has the members, which follow in an event of their own. The
+/// instance sends the members behind a kept message, and the later event does not say whether there was a message: so a
+/// cache miss, like the message, comes before the answer there.
 fn subscribed(topic: &TopicName, missed: Option<u64>, out: &mut MessageWriter<'_>) {
     let name = of_topic(topic.as_str());
     if !name.starts_with("presence-") {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use janus_core::settings::{Table as _, secs};
-use janus_core::{Config, ConfigError, Namespace, Presence, Resume};
+use janus_core::{Config, ConfigError, Namespace, Presence, Resume, SlowConsumer};
 
 use crate::channel::{self, NAMESPACES, Space};
 
@@ -83,8 +83,9 @@ impl PusherSettings {
     }
 
     /// Gives the namespaces of the channels what the channels need, if there is an application: members to presence
-    /// channels, the last message to cache channels, and nothing kept for resuming clients to all others. A namespace that
-    /// the settings of the core list stays as it is.
+    /// channels, the last message to cache channels, and nothing kept for resuming clients to all others. A slow client is
+    /// closed in all of them, whatever the default namespace says. A namespace that the settings of the core list stays as
+    /// it is.
     pub fn prepare(&self, config: &mut Config) {
         if self.pusher_app_id.is_none() {
             return;
@@ -98,6 +99,8 @@ impl PusherSettings {
                 history_messages: 1,
                 history_age: CACHED,
                 resume: if cache { Resume::Position } else { Resume::Off },
+                // The protocol cannot tell a client of messages left out.
+                slow_consumer: SlowConsumer::Disconnect,
                 ..default.clone()
             };
             config.namespaces.entry(name).or_insert(namespace);
@@ -136,6 +139,7 @@ mod tests {
     #[test]
     fn namespaces_have_what_their_channels_need_unless_the_operator_decides() {
         let mut config = Config::default();
+        config.default_namespace.slow_consumer = SlowConsumer::Conflate;
         PusherSettings::default().prepare(&mut config);
         assert!(config.namespaces.is_empty());
         let own = Namespace { history: true, ..Namespace::default() };
@@ -143,6 +147,7 @@ mod tests {
         settings().prepare(&mut config);
         assert_eq!(config.namespace("pusher:news"), &own);
         assert_eq!(config.namespace("pusher-presence:presence-a").presence, Presence::Members);
+        assert!(config.namespaces.values().all(|namespace| namespace.slow_consumer == SlowConsumer::Disconnect));
         let cache = config.namespace("pusher-cache:cache-a");
         assert_eq!((cache.history, cache.history_messages, cache.presence), (true, 1, Presence::Off));
         assert!(config.validate().is_ok());

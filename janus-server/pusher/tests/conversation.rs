@@ -2,14 +2,15 @@
 //! of other protocols may not.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use futures_util::{SinkExt as _, StreamExt as _};
 use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
-use janus_core::{Builder, Config, Janus, Message};
+use janus_core::{Builder, ClientId, Config, Janus, Message};
 use janus_pusher::{Pusher, PusherSettings};
+use md5::{Digest as _, Md5};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -60,6 +61,11 @@ impl Client {
         assert_eq!(data["activity_timeout"], 120);
         data["socket_id"].as_str().unwrap().clone_into(&mut client.id);
         client
+    }
+
+    /// The name of the connection in Janus: the socket id without the secret digits.
+    fn name(&self) -> ClientId {
+        self.id[..self.id.len() - 15].parse().unwrap()
     }
 
     async fn send(&mut self, value: Value) {
@@ -143,14 +149,14 @@ async fn a_client_without_this_application_or_protocol_is_told_why() {
 }
 
 #[tokio::test]
-async fn the_name_of_a_connection_is_that_of_janus() {
+async fn a_socket_id_begins_with_the_name_of_the_connection() {
     let janus = start(|builder| builder).await;
     let (mut alice, mut bob) = (Client::connect(&janus).await, Client::connect(&janus).await);
     for client in [&mut alice, &mut bob] {
         client.subscribed("news", None).await;
     }
     let message = |text: &str| Message::new("pusher:news", text).unwrap().event("greeting");
-    janus.publish_message(message("not for alice").exclude(alice.id.parse().unwrap())).await.unwrap();
+    janus.publish_message(message("not for alice").exclude(alice.name())).await.unwrap();
     janus.publish_message(message("for both")).await.unwrap();
     assert_eq!(alice.next().await["data"], "for both");
     assert_eq!(bob.next().await, json!({ "event": "greeting", "channel": "news", "data": "not for alice" }));
@@ -181,6 +187,100 @@ async fn a_member_has_the_name_of_its_channel_whatever_user_signs_in() {
     assert_eq!(left["data"], r#"{"user_id":"2","user_info":null}"#);
     let presence = janus.presence("pusher-presence:presence-a").await.unwrap();
     assert_eq!(presence.members.unwrap()[0].user.as_ref(), "1");
+    janus.shutdown().await;
+}
+
+/// The status of a signed request of the backend.
+async fn post(janus: &Janus, path: &str, body: &Value) -> String {
+    let body = body.to_string();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let digest = HEXLOWER.encode(&Md5::digest(&body));
+    let query = format!("auth_key={KEY}&auth_timestamp={now}&auth_version=1.0&body_md5={digest}");
+    let signature = sign(&format!("POST\n{path}\n{query}"));
+    let mut backend = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
+    let head = format!(
+        "POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    backend.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(PATIENCE, backend.read_exact(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer[9..]).into_owned()
+}
+
+#[tokio::test]
+async fn a_publisher_leaves_out_a_socket_id_and_needs_its_secret_digits() {
+    let janus = start(|builder| builder).await;
+    let (mut alice, mut bob) = (Client::connect(&janus).await, Client::connect(&janus).await);
+    for client in [&mut alice, &mut bob] {
+        client.subscribed("news", None).await;
+    }
+    let event =
+        |socket: &str, data: &str| json!({ "name": "greeting", "channel": "news", "data": data, "socket_id": socket });
+    assert_eq!(post(&janus, "/apps/3/events", &event(&alice.id, "not for alice")).await, "200");
+    for other in [alice.name().to_string(), format!("{}{}", alice.name(), &bob.id[bob.id.len() - 15..])] {
+        assert_eq!(post(&janus, "/apps/3/events", &event(&other, "for no client")).await, "400", "{other}");
+    }
+    janus.publish("pusher:news", "for both").await.unwrap();
+    assert_eq!(alice.next().await["data"], "for both");
+    assert_eq!(bob.next().await["data"], "not for alice");
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_signature_of_the_name_of_a_connection_is_not_one_of_the_connection() {
+    let janus = start(|builder| builder).await;
+    let mut client = Client::connect(&janus).await;
+    let id = client.id.clone();
+    client.id = id[..id.len() - 15].to_owned();
+    client.subscribe("private-a", None).await;
+    assert_eq!(client.next().await["event"], "pusher:subscription_error");
+    client.id = id;
+    client.subscribed("private-a", None).await;
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_whole_batch_of_escaped_data_is_taken() {
+    let janus = start(|builder| builder).await;
+    let data = "\u{1}".repeat(10 * 1024);
+    let event = json!({ "name": "greeting", "channel": "news", "data": data });
+    let batch = json!({ "batch": vec![event; 10] });
+    assert_eq!(post(&janus, "/apps/3/batch_events", &batch).await, "200");
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn refused_subscriptions_take_no_room_from_later_ones() {
+    let janus = start(|builder| builder).await;
+    let mut client = Client::connect(&janus).await;
+    for number in 0..4 {
+        client.subscribed(&format!("news-{number}"), None).await;
+    }
+    for number in 0..4 {
+        client.subscribe(&format!("private-{number}"), None).await;
+        assert_eq!(client.next().await["event"], "pusher:subscription_error");
+    }
+    client.send(json!({ "event": "pusher:unsubscribe", "data": { "channel": "news-0" } })).await;
+    client.subscribed("private-4", None).await;
+    janus.shutdown().await;
+}
+
+// The order that docs/PUSHER.md names.
+#[tokio::test]
+async fn the_last_message_comes_before_the_members_of_a_presence_cache_channel() {
+    let janus = start(|builder| builder).await;
+    let mut events = Vec::new();
+    for user in [r#"{"user_id":"1"}"#, r#"{"user_id":"2"}"#] {
+        let mut client = Client::connect(&janus).await;
+        client.subscribe("presence-cache-a", Some(user)).await;
+        for _ in 0..2 {
+            events.push(client.next().await["event"].as_str().unwrap().to_owned());
+        }
+        janus.publish("pusher-presence-cache:presence-cache-a", "kept").await.unwrap();
+    }
+    let members = "pusher_internal:subscription_succeeded";
+    assert_eq!(events, ["pusher:cache_miss", members, "message", members]);
     janus.shutdown().await;
 }
 

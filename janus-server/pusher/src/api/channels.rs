@@ -78,6 +78,8 @@ impl Asked<'_> {
                     Some(last) => last.name.as_str().clone_into(&mut after),
                     None => break,
                 }
+                // A scan of many topics must not keep the connections of this thread waiting.
+                tokio::task::yield_now().await;
             }
         }
         if wanted.user_count {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
-use janus_core::{ClientId, Message, PublishError};
+use janus_core::{Message, PublishError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -125,9 +125,8 @@ impl Asked<'_> {
         let message = match event.socket_id.as_deref() {
             None => message,
             Some(socket) => {
-                let client: ClientId =
-                    socket.parse().map_err(|_| Refusal::bad("\"socket_id\" must be that of a connection"))?;
-                message.exclude(client)
+                let client = self.app.sockets.read(socket, self.janus.client_id(0).node());
+                message.exclude(client.ok_or_else(|| Refusal::bad("\"socket_id\" must be that of a connection"))?)
             }
         };
         Ok(Checked { channel, message })

@@ -49,8 +49,14 @@ impl Client {
     }
 }
 
+/// The application's signature of the client's socket id and this text behind a colon.
 fn sign(text: &str) -> String {
-    format!("278d425bdf160c739803:{}", Keys::new(["7ad3773142a6692b25b8"]).sign(text))
+    let client = Client::new().0;
+    sign_for(&client.socket(), text)
+}
+
+fn sign_for(socket: &str, text: &str) -> String {
+    format!("278d425bdf160c739803:{}", Keys::new(["7ad3773142a6692b25b8"]).sign(&format!("{socket}:{text}")))
 }
 
 fn subscribe(channel: &str, auth: Option<&str>, channel_data: Option<&str>) -> String {
@@ -74,9 +80,9 @@ fn a_public_channel_needs_no_signature() {
 
 #[test]
 fn a_private_channel_needs_the_signature_of_this_connection_and_channel() {
-    let good = sign("1234.1234:private-a");
+    let good = sign("private-a");
     assert!(matches!(Client::new().one(&subscribe("private-a", Some(&good), None)), Command::Subscribe { .. }));
-    let other = [sign("1234.1235:private-a"), sign("1234.1234:private-b"), good.replace("278", "279"), String::new()];
+    let other = [sign_for("1234.1234", "private-a"), sign("private-b"), good.replace("278", "279"), String::new()];
     for auth in other.iter().map(|auth| Some(auth.as_str())).chain([None]) {
         let mut client = Client::new();
         let answer = client.answer(&subscribe("private-a", auth, None));
@@ -88,7 +94,7 @@ fn a_private_channel_needs_the_signature_of_this_connection_and_channel() {
 #[test]
 fn a_presence_channel_names_its_own_member() {
     let data = r#"{"user_id":10,"user_info":{"price":1.50}}"#;
-    let auth = sign(&format!("1234.1234:presence-a:{data}"));
+    let auth = sign(&format!("presence-a:{data}"));
     let Command::Subscribe { topic: asked, presence: true, member: Some(member), .. } =
         Client::new().one(&subscribe("presence-a", Some(&auth), Some(data)))
     else {
@@ -97,33 +103,60 @@ fn a_presence_channel_names_its_own_member() {
     assert_eq!((asked, *member), (topic("pusher-presence:presence-a"), Member::new("10", Some("{\"price\":1.50}"))));
     let long = format!("{{\"user_id\":\"{}\"}}", "a".repeat(129));
     for data in ["", "{}", "[]", r#"{"user_id":""}"#, r#"{"user_id":null}"#, r#"{"user_id":"\n"}"#, &long] {
-        let auth = sign(&format!("1234.1234:presence-a:{data}"));
+        let auth = sign(&format!("presence-a:{data}"));
         let answer = Client::new().answer(&subscribe("presence-a", Some(&auth), Some(data)));
         assert!(answer.contains("channel_data"), "{data}: {answer}");
     }
-    let auth = sign("1234.1234:presence-a");
+    let auth = sign("presence-a");
     assert!(Client::new().answer(&subscribe("presence-a", Some(&auth), None)).contains("channel_data"));
 }
 
 #[test]
-fn a_client_with_too_many_signed_channels_is_told() {
+fn the_instance_counts_channels_and_the_decoder_keeps_no_more_than_the_limit() {
     let mut client = Client::new();
     for number in 0..3 {
         let channel = format!("private-{number}");
-        let auth = sign(&format!("1234.1234:{channel}"));
+        let auth = sign(&channel);
         assert!(matches!(client.one(&subscribe(&channel, Some(&auth), None)), Command::Subscribe { .. }));
     }
-    let auth = sign("1234.1234:private-4");
-    assert!(client.answer(&subscribe("private-4", Some(&auth), None)).contains("too many channels"));
+    let auth = sign("private-4");
+    let event = r#"{"event":"client-a","channel":"private-4","data":1}"#;
+    assert!(matches!(client.one(&subscribe("private-4", Some(&auth), None)), Command::Subscribe { .. }));
+    assert!(client.answer(event).contains("4301"), "not kept");
     client.one(r#"{"event":"pusher:unsubscribe","data":{"channel":"private-1"}}"#);
     assert!(matches!(client.one(&subscribe("private-4", Some(&auth), None)), Command::Subscribe { .. }));
+    assert!(matches!(client.one(event), Command::Publish { .. }));
+}
+
+#[test]
+fn a_retry_under_another_signed_user_replaces_the_user() {
+    let mut client = Client::new();
+    for user in ["alice", "bob"] {
+        let data = format!("{{\"user_id\":\"{user}\"}}");
+        let auth = sign(&format!("presence-a:{data}"));
+        client.one(&subscribe("presence-a", Some(&auth), Some(&data)));
+        let event = r#"{"event":"client-a","channel":"presence-a","data":1}"#;
+        let Command::Publish { publication, .. } = client.one(event) else { panic!() };
+        assert_eq!(publication.message_id(), format!("\"{user}\""));
+    }
+}
+
+#[test]
+fn a_channel_whose_topic_is_too_long_for_the_server_is_not_kept() {
+    let mut client = Client::new();
+    let text = subscribe("private-a", Some(&sign("private-a")), None);
+    let limits = Limits { max_topic_bytes: 8, ..LIMITS };
+    let mut reading = Reading { limits: &limits, more: 0, scratch: &mut () };
+    let refused = client.0.decode(&mut ClientMessage::Text(&text), &mut reading);
+    assert_eq!(refused.unwrap().unwrap_err().code, ErrorCode::BadTopic);
+    assert_eq!(client.0.memory(), 0);
 }
 
 #[test]
 fn a_client_event_goes_to_the_others_and_names_its_sender() {
     let mut client = Client::new();
     let data = r#"{"user_id":"alice"}"#;
-    let auth = sign(&format!("1234.1234:presence-a:{data}"));
+    let auth = sign(&format!("presence-a:{data}"));
     client.one(&subscribe("presence-a", Some(&auth), Some(data)));
     let event = r#"{"event":"client-typed","channel":"presence-a","data":{"at":1.50}}"#;
     let Command::Publish { topic: asked, publication, ack: false, .. } = client.one(event) else { panic!() };
@@ -143,7 +176,7 @@ fn client_events_have_limits_and_the_connection_continues() {
     for channel in ["news", "private-encrypted-a", "private-a", ""] {
         assert!(client.answer(&event(channel, "")).contains("4301"), "{channel}");
     }
-    client.one(&subscribe("private-a", Some(&sign("1234.1234:private-a")), None));
+    client.one(&subscribe("private-a", Some(&sign("private-a")), None));
     assert!(client.answer(&event("private-a", &"a".repeat(10 * 1024))).contains("longer than the limit"));
     for _ in 0..10 {
         assert!(matches!(client.one(&event("private-a", "")), Command::Publish { .. }));
@@ -151,7 +184,7 @@ fn client_events_have_limits_and_the_connection_continues() {
     assert!(client.answer(&event("private-a", "")).contains("faster than the limit"));
 
     let mut client = Client::of(app(|_| {}));
-    client.one(&subscribe("private-a", Some(&sign("1234.1234:private-a")), None));
+    client.one(&subscribe("private-a", Some(&sign("private-a")), None));
     assert!(client.answer(&event("private-a", "")).contains("not enabled"));
 }
 
@@ -170,7 +203,7 @@ fn a_client_signs_in_as_one_user_and_reaches_its_own_channel_alone() {
     let own = subscribe("#server-to-user-12345", None, None);
     assert!(client.answer(&own).contains("sign in"));
     let sign_in = |data: &str| {
-        let auth = sign(&format!("1234.1234::user::{data}"));
+        let auth = sign(&format!(":user::{data}"));
         serde_json::json!({ "event": "pusher:signin", "data": { "auth": auth, "user_data": data } }).to_string()
     };
     let decoded = client.send(&sign_in(r#"{"id":"12345"}"#));
@@ -181,6 +214,7 @@ fn a_client_signs_in_as_one_user_and_reaches_its_own_channel_alone() {
     assert!(client.answer(&subscribe("#server-to-user-1", None, None)).contains("sign in"));
     assert!(client.answer(&sign_in(r#"{"id":"1"}"#)).contains("4009"));
     assert!(Client::new().answer(&sign_in("{}")).contains("4009"));
+    assert!(client.0.memory() >= size_of::<Signed>() + "12345".len());
     let forged = r#"{"event":"pusher:signin","data":{"auth":"278d425bdf160c739803:00","user_data":"{\"id\":\"1\"}"}}"#;
     assert!(Client::new().answer(forged).contains("4009"));
 }
