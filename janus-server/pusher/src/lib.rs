@@ -102,7 +102,7 @@ impl Pusher {
             let signer = Arc::clone(&app);
             let answer = move |request| api::answer(Arc::clone(&app), request);
             HttpRoute::new(method, paths("/apps/*"), answer)
-                .check(move |head| api::check(&signer, head).map(|_| ()))
+                .check(move |head, _| api::check(&signer, head).map(|_| ()))
                 .max_body_bytes(app_body_bytes(&self.app))
         };
         builder

@@ -11,8 +11,9 @@ pub(in crate::instance) mod answer;
 mod exchange;
 mod mounted;
 
+use std::any::Any;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,7 +44,9 @@ const MAX_REFUSALS: usize = 64;
 /// the next request behind an `Ok`, and closed behind an `Err`, whose sender may be a stranger. The function runs on the
 /// runtime of the hooks ([`Builder::hook_runtime`](crate::Builder::hook_runtime)), which must have its timer and its I/O
 /// driver enabled. Neither hooks nor the rates of clients
-/// apply, and no `Origin` is checked: the function decides who may do what, by [`RouteRequest::head`].
+/// apply, and no `Origin` is checked: the program decides who may do what, by the head in [`check`](Self::check), or by
+/// [`RouteRequest`] in the function. The routes of an instance are mounted along with its other paths by `routes` of
+/// `janus-axum` and `janus-actix-web`, and then the public of that server can send requests.
 ///
 /// Limits: [`max_body_bytes`](Self::max_body_bytes) (413), `frame_timeout` for the body, [`timeout`](Self::timeout) for
 /// everything, [`max_requests`](Self::max_requests) at once (503). A panic is answered with status 500. Another method than
@@ -81,7 +84,7 @@ pub struct HttpRoute {
     under_way: Arc<AtomicUsize>,
 }
 
-type Check = dyn Fn(&HttpRequest) -> Result<(), HttpError> + Send + Sync;
+type Check = dyn Fn(&HttpRequest, bool) -> Result<(), HttpError> + Send + Sync;
 
 type Handler = dyn Fn(RouteRequest) -> BoxFuture<'static, Result<RouteResponse, HttpError>> + Send + Sync;
 
@@ -97,7 +100,9 @@ pub struct RouteRequest {
     pub body: Bytes,
     /// The address of the client.
     pub peer: Peer,
-    /// Whether the client is on this machine, as in [`PassedOn::is_local`](crate::PassedOn::is_local).
+    /// Whether the client is on this machine, as in [`PassedOn::is_local`](crate::PassedOn::is_local). Never true for a request
+    /// that another HTTP server has read ([`Mount::route`](crate::mount::Mount::route)): where that server listens, and which
+    /// names of hosts it serves, is unknown here, so a proxy or a page of another site could pass for this machine.
     pub is_local: bool,
     /// The instance.
     pub janus: Janus,
@@ -142,15 +147,18 @@ impl HttpRoute {
         Self { timeout, ..self }
     }
 
-    /// Has a function decide about each request by its head alone, before the body is read and before the request counts as
-    /// one of [`max_requests`](Self::max_requests): so that strangers do not take the places of users. An `Err` is the
-    /// answer, and the connection is closed. The function is called on a home arbiter: it must not block.
+    /// Has a function decide about each request by its head, before the body is read and before the request counts as
+    /// one of [`max_requests`](Self::max_requests): so that strangers do not take the places of users. The function is told
+    /// whether the client is on this machine, as in [`RouteRequest::is_local`]. An `Err` is the answer, and the connection is
+    /// closed; a panic is answered with status 500. The function is called on a home arbiter, or on a thread of the other HTTP
+    /// server if the routes are mounted: it must not block.
     ///
     /// ```
     /// # use janus_core::wire::HttpError;
     /// # use janus_core::{HttpRoute, RouteRequest, RouteResponse};
     /// # async fn publish(_: RouteRequest) -> Result<RouteResponse, HttpError> { Ok(RouteResponse::json(200, "")) }
-    /// let route = HttpRoute::new("POST", "/apps/*".parse()?, publish).check(|head| match head.header("authorization") {
+    /// let route = HttpRoute::new("POST", "/apps/*".parse()?, publish);
+    /// let route = route.check(|head, _is_local| match head.header("authorization") {
     ///     Some("Bearer secret") => Ok(()),
     ///     _ => Err(HttpError::new(401, "unauthorized", "send the key in the header Authorization: Bearer KEY")),
     /// });
@@ -158,7 +166,7 @@ impl HttpRoute {
     /// # Ok::<_, janus_core::wire::PathPatternError>(())
     /// ```
     #[must_use]
-    pub fn check(self, check: impl Fn(&HttpRequest) -> Result<(), HttpError> + Send + Sync + 'static) -> Self {
+    pub fn check(self, check: impl Fn(&HttpRequest, bool) -> Result<(), HttpError> + Send + Sync + 'static) -> Self {
         Self { check: Some(Arc::new(check)), ..self }
     }
 
@@ -172,15 +180,23 @@ impl HttpRoute {
         *self.method == *method || &*self.method == "GET" && method == "HEAD"
     }
 
+    /// Calls the function that decides by the head, if there is one.
+    fn admit(&self, head: &HttpRequest, is_local: bool) -> Result<(), HttpError> {
+        let Some(check) = &self.check else { return Ok(()) };
+        catch_unwind(AssertUnwindSafe(|| check(head, is_local))).unwrap_or_else(|panic| Err(self.panicked(panic)))
+    }
+
     /// Calls the function of the program.
     async fn answer(&self, request: RouteRequest) -> Result<RouteResponse, HttpError> {
         let handler = Arc::clone(&self.handler);
         let answer = AssertUnwindSafe(async move { handler(request).await }).catch_unwind().await;
-        answer.unwrap_or_else(|panic| {
-            let (Self { method, path, .. }, reason) = (self, ExitReason::from_unwind(panic));
-            log::error!(route:% = path; "the route {method} {path}: {reason}");
-            Err(internal())
-        })
+        answer.unwrap_or_else(|panic| Err(self.panicked(panic)))
+    }
+
+    fn panicked(&self, panic: Box<dyn Any + Send>) -> HttpError {
+        let (Self { method, path, .. }, reason) = (self, ExitReason::from_unwind(panic));
+        log::error!(route:% = path; "the route {method} {path}: {reason}");
+        internal()
     }
 }
 
@@ -224,7 +240,11 @@ impl Router {
 
     /// Takes a stream. Called on the home arbiter.
     pub(super) fn take(&self, passed_on: PassedOn) {
-        let Some(decision) = passed_on.request.as_ref().and_then(|request| self.decide(&request.head)) else {
+        let decided = |passed_on: &PassedOn| {
+            let request = passed_on.request.as_ref()?;
+            self.decide(&request.head, passed_on.is_local)
+        };
+        let Some(decision) = decided(&passed_on) else {
             if let Some(take) = &self.otherwise {
                 take(passed_on);
             }
@@ -254,7 +274,7 @@ impl Router {
     }
 
     /// `None` for a request that fits no route, if there is another taker.
-    fn decide(&self, head: &HttpRequest) -> Option<Decision> {
+    fn decide(&self, head: &HttpRequest, is_local: bool) -> Option<Decision> {
         let path = head.path();
         let mut fitting = self.routes.iter().filter(|route| route.path.fits(path)).peekable();
         if fitting.peek().is_none() {
@@ -266,7 +286,7 @@ impl Router {
         let mut methods = Vec::new();
         for route in fitting {
             if route.takes(&head.method) {
-                if let Some(Err(error)) = route.check.as_ref().map(|check| check(head)) {
+                if let Err(error) = route.admit(head, is_local) {
                     return Some(Decision::Refusal(RouteResponse::from(&error)));
                 }
                 return Some(Decision::Route(route.clone(), route.path.rest(path).unwrap_or_default().to_owned()));

@@ -17,7 +17,7 @@ impl Router {
     ///
     /// The answer to a request without a route or a place.
     pub(in crate::instance) fn find(&self, head: &HttpRequest) -> Result<Routed, RouteResponse> {
-        match self.decide(head) {
+        match self.decide(head, IS_LOCAL) {
             Some(Decision::Route(route, rest)) => match Counted::within(&route.under_way, route.max_requests) {
                 Some(counted) => Ok(Routed { route, rest, runtime: self.runtime.clone(), counted }),
                 None => Err(busy()),
@@ -27,6 +27,9 @@ impl Router {
         }
     }
 }
+
+/// See [`RouteRequest::is_local`].
+const IS_LOCAL: bool = false;
 
 /// A request with a route and a place.
 pub(in crate::instance) struct Routed {
