@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use janus_core::wire::websocket::{Close, MessageProtocol, MessageWriter};
 use janus_core::wire::{
-    Answers, BytesMut, ErrorClass, ErrorCode, HttpRequest, Member, NumberedMessage, Position, Refusal, RequestId,
-    ServerEvent, Timestamp, TopicName, WebSocket,
+    Answers, BytesMut, ErrorCode, HttpRequest, Member, NumberedMessage, Position, Refusal, RequestId, ServerEvent,
+    Timestamp, TopicName, WebSocket,
 };
 
 use crate::codes::{Codes, SERVER_ERROR, TOKEN_EXPIRED, UNRECOVERABLE, UNSUBSCRIBED};
@@ -130,9 +130,9 @@ const VERSION: &str = concat!("Janus ", env!("CARGO_PKG_VERSION"));
 
 /// A subscription of the server is refused, or the topic is granted no longer.
 ///
-/// A client told `unsubscribe` does not ask again. For a passing reason the client is to connect again instead.
+/// A client told `unsubscribe` does not ask again. Where another attempt may succeed, the client is to connect again instead.
 fn put_ended(topic: &TopicName, code: ErrorCode, message: &str, out: &mut BytesMut) {
-    if code.class() == ErrorClass::DoNot {
+    if !Codes::of(code).reconnects() {
         return push(topic, out, "unsubscribe", |unsubscribe| {
             unsubscribe.number("code", UNSUBSCRIBED.into()).text("reason", message).end();
         });
