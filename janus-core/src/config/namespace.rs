@@ -119,7 +119,8 @@ pub enum Presence {
 /// What happens to a message of a topic when the queue of a client is full.
 ///
 /// On the classic protocol the two drop policies act as [`Disconnect`](Self::Disconnect), because a classic client
-/// cannot be told which messages are lost; [`Conflate`](Self::Conflate) works there too.
+/// cannot be told which messages are lost; [`Conflate`](Self::Conflate) works there too. A protocol of the program's may have
+/// each policy act as [`Disconnect`](Self::Disconnect) ([`Codec::conflates`](crate::wire::Codec::conflates)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SlowConsumer {
     /// Closes the client. The client may resume with a new connection.

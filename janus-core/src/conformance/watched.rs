@@ -80,6 +80,10 @@ impl Codec for Watched {
         self.codec.tells_gaps()
     }
 
+    fn conflates(&self) -> bool {
+        self.codec.conflates()
+    }
+
     fn heartbeat(&self) -> Heartbeat {
         self.codec.heartbeat()
     }

@@ -42,6 +42,8 @@ pub(crate) async fn run(shared: Arc<Connections>) {
 /// A tick, with the settings in ticks.
 struct Round {
     tick: Tick,
+    /// The tick before.
+    earlier: Tick,
     moment: Moment,
     heartbeat_interval: u32,
     /// The last connection of before, and the shorter interval that it was promised.
@@ -57,8 +59,10 @@ impl Round {
     /// Advances the clock by a tick.
     fn begin(shared: &Connections) -> Self {
         let (clock, config) = (&shared.clock, shared.config());
+        let earlier = clock.tick();
         Self {
             tick: clock.advance(),
+            earlier,
             moment: clock.moment(),
             heartbeat_interval: clock.ticks(config.heartbeat_interval),
             promised: shared.promised().0.map(|(last, interval)| (last, clock.ticks(interval))),
@@ -124,6 +128,15 @@ impl Round {
         }
     }
 
+    fn is_ping_due(&self, slot: &Slot) -> bool {
+        let interval = self.heartbeat_interval_of(slot);
+        match slot.beats_regularly() {
+            false => slot.take_ping_due(self.tick, interval),
+            // Without the running tick that a measured silence needs on top, or the PINGs would be later than promised.
+            true => slot.is_beat_due(self.earlier, self.tick, interval.saturating_sub(self.tick.since(self.earlier))),
+        }
+    }
+
     /// Ends a connection that is late with a frame or a request, or with the answer to a PING, or whose token has expired; true if a
     /// PING is due.
     fn check(&self, slot: &Slot) -> bool {
@@ -138,7 +151,7 @@ impl Round {
         } else if slot.expires.is_over(self.moment) {
             slot.end(End::TokenExpired);
         } else {
-            return slot.take_ping_due(self.tick, self.heartbeat_interval_of(slot));
+            return self.is_ping_due(slot);
         }
         false
     }

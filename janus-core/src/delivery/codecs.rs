@@ -39,6 +39,7 @@ struct Registered {
     codec: Arc<dyn Codec>,
     name: &'static str,
     tells_gaps: bool,
+    conflates: bool,
     opens: Opens,
     heartbeat: Heartbeat,
     answers: Answers,
@@ -88,6 +89,7 @@ impl Codecs {
         let registered = Registered {
             name: codec.name(),
             tells_gaps: codec.tells_gaps(),
+            conflates: codec.conflates(),
             opens: codec.opens(),
             heartbeat: codec.heartbeat(),
             answers: codec.answers(),
@@ -146,6 +148,11 @@ impl Codecs {
         self.get(id).tells_gaps
     }
 
+    /// Whether the policy `conflate` is for clients of this codec.
+    pub(crate) fn conflates(&self, id: CodecId) -> bool {
+        self.get(id).conflates
+    }
+
     pub(crate) fn opens(&self, id: CodecId) -> Opens {
         self.get(id).opens
     }
@@ -159,13 +166,20 @@ impl Codecs {
     pub(crate) fn heartbeat(&self, id: CodecId) -> Option<Bytes> {
         match &self.get(id).heartbeat {
             Heartbeat::Never => None,
-            Heartbeat::AfterMessages(frame) | Heartbeat::Always(frame) => Some(frame.clone()),
+            Heartbeat::AfterMessages(frame) | Heartbeat::Always(frame) | Heartbeat::Regularly(frame) => {
+                Some(frame.clone())
+            }
         }
     }
 
     /// Whether clients get heartbeats before their first message, too.
     pub(crate) fn beats_from_the_start(&self, id: CodecId) -> bool {
-        matches!(self.get(id).heartbeat, Heartbeat::Always(_))
+        matches!(self.get(id).heartbeat, Heartbeat::Always(_) | Heartbeat::Regularly(_))
+    }
+
+    /// Whether clients get a heartbeat in each interval, whatever else is sent.
+    pub(crate) fn beats_regularly(&self, id: CodecId) -> bool {
+        matches!(self.get(id).heartbeat, Heartbeat::Regularly(_))
     }
 
     /// Whether a client must answer heartbeats.

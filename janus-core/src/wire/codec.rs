@@ -45,15 +45,18 @@ pub enum Opens {
     WhenAsked,
 }
 
-/// The bytes sent to a client after a silence.
+/// The bytes that show a client that the server is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
     /// Nothing.
     Never,
-    /// These bytes, to clients with at least one message so far.
+    /// These bytes after a silence, to clients with at least one message so far.
     AfterMessages(Bytes),
-    /// These bytes, even to clients without a message.
+    /// These bytes after a silence, even to clients without a message.
     Always(Bytes),
+    /// These bytes once in each `heartbeat_interval`, whatever else is sent: for formats that announce the interval to clients
+    /// that take no other bytes for a sign of life.
+    Regularly(Bytes),
 }
 
 /// Which clients must answer the [`Heartbeat`]. A client that owes an answer for `pong_timeout` is closed
@@ -103,7 +106,13 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         true
     }
 
-    /// The bytes sent after a silence.
+    /// Whether the policy `conflate` is for clients of this format: each shows the latest message alone, and misses nothing
+    /// in the messages before. Without this, the policy acts as the policy for disconnecting.
+    fn conflates(&self) -> bool {
+        true
+    }
+
+    /// The bytes that show a client that the server is alive, and when they are sent.
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::Never
     }

@@ -171,10 +171,18 @@ impl<P: MessageProtocol> Codec for WebSocket<P> {
         self.protocol.tells_gaps()
     }
 
+    fn conflates(&self) -> bool {
+        self.protocol.conflates()
+    }
+
     fn heartbeat(&self) -> Heartbeat {
         let mut answers = Answers::Never;
         let beat = MessageWriter::bytes(|out| answers = self.protocol.heartbeat(out));
-        if beat.is_empty() { Heartbeat::Never } else { Heartbeat::Always(beat) }
+        match self.protocol.beats_regularly() {
+            _ if beat.is_empty() => Heartbeat::Never,
+            true => Heartbeat::Regularly(beat),
+            false => Heartbeat::Always(beat),
+        }
     }
 
     fn answers(&self) -> Answers {

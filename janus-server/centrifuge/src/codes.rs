@@ -26,14 +26,14 @@ pub struct Codes {
 pub(crate) const METHOD_NOT_FOUND: u16 = 104;
 /// A command that this server does not carry out.
 pub(crate) const NOT_AVAILABLE: u16 = 108;
+/// More than a limit allows.
+pub(crate) const LIMIT_EXCEEDED: u16 = 106;
 /// A malformed command of a backend.
 pub(crate) const BAD_REQUEST: u16 = 107;
 /// A token that has expired.
 pub(crate) const TOKEN_EXPIRED: u16 = 109;
 /// A position from which messages are gone.
 pub(crate) const UNRECOVERABLE: u16 = 112;
-/// The close after a gap: the client connects again and recovers.
-pub(crate) const INSUFFICIENT_STATE: u16 = 3010;
 /// The end of a subscription by the server.
 pub(crate) const UNSUBSCRIBED: u16 = 2000;
 
@@ -41,7 +41,7 @@ pub(crate) const UNSUBSCRIBED: u16 = 2000;
 const TOO_BIG: u16 = 1009;
 
 const INTERNAL: (u16, bool) = (100, true);
-const SERVER_ERROR: (u16, &str) = (3004, "internal server error");
+pub(crate) const SERVER_ERROR: (u16, &str) = (3004, "internal server error");
 const BAD: (u16, bool) = (BAD_REQUEST, false);
 const MALFORMED: (u16, &str) = (3501, "bad request");
 
@@ -62,8 +62,8 @@ pub const TABLE: &[Codes] = table! {
     TopicCrashed: INTERNAL, SERVER_ERROR;
     TopicUnavailable: INTERNAL, SERVER_ERROR;
     ServerDraining: INTERNAL, (3001, "shutdown");
-    TooManyConnections: (106, true), (4003, "too many connections");
-    TooManyTopicsOnServer: (106, true), SERVER_ERROR;
+    TooManyConnections: (LIMIT_EXCEEDED, true), (4003, "too many connections");
+    TooManyTopicsOnServer: (LIMIT_EXCEEDED, true), SERVER_ERROR;
     Internal: INTERNAL, SERVER_ERROR;
     AuthorizationFailed: INTERNAL, SERVER_ERROR;
     Disconnected: INTERNAL, (3011, "force reconnect");
@@ -96,7 +96,7 @@ pub const TABLE: &[Codes] = table! {
     BadCbor: BAD, MALFORMED;
     NoPresence: (NOT_AVAILABLE, false), MALFORMED;
     NoHistory: (NOT_AVAILABLE, false), MALFORMED;
-    TooManyTopics: (106, false), (3505, "channel limit");
+    TooManyTopics: (LIMIT_EXCEEDED, false), (3505, "channel limit");
     ServerOverloaded: INTERNAL, (4201, "server overloaded");
     SlowConsumer: INTERNAL, (3008, "slow");
     RateLimited: (111, true), (4203, "rate limited");

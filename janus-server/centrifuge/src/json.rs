@@ -23,7 +23,7 @@ impl<'o> Object<'o> {
     /// A value already in JSON.
     pub(crate) fn raw(mut self, key: &str, json: &str) -> Self {
         self.key(key);
-        self.out.extend_from_slice(json.as_bytes());
+        put_json(self.out, json);
         self
     }
 
@@ -83,6 +83,24 @@ pub(crate) fn json_text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// A JSON value of a publisher's.
+///
+/// Clients split what they are told at line breaks. JSON has line breaks only as white space between tokens, so a blank leaves
+/// the value unchanged.
+pub(crate) fn put_json(out: &mut BytesMut, json: &str) {
+    let bytes = json.as_bytes();
+    let from = out.len();
+    out.extend_from_slice(bytes);
+    // Most values have none.
+    if let Some(first) = memchr::memchr2(b'\n', b'\r', bytes) {
+        for byte in &mut out[from + first..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+    }
+}
+
 /// Without the machinery of `fmt`, for each message.
 pub(crate) fn put_number(out: &mut BytesMut, mut number: u64) {
     let mut digits = [0; 20];
@@ -100,6 +118,13 @@ pub(crate) fn put_number(out: &mut BytesMut, mut number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_break_between_tokens_becomes_a_blank() {
+        let mut out = BytesMut::from(&b"kept\n"[..]);
+        put_json(&mut out, "{\r\n\"a\": \"\\n\",\n\t1}");
+        assert_eq!(out, &b"kept\n{  \"a\": \"\\n\", \t1}"[..]);
+    }
 
     #[test]
     fn objects_are_json() {

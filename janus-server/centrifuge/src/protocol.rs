@@ -10,9 +10,9 @@ use janus_core::wire::{
     Timestamp, TopicName, WebSocket,
 };
 
-use crate::codes::{Codes, INSUFFICIENT_STATE, TOKEN_EXPIRED, UNRECOVERABLE, UNSUBSCRIBED};
+use crate::codes::{Codes, SERVER_ERROR, TOKEN_EXPIRED, UNRECOVERABLE, UNSUBSCRIBED};
 use crate::decoder::CentrifugeDecoder;
-use crate::json::{Object, json_text, put_number};
+use crate::json::{Object, json_text, put_json, put_number};
 use crate::request_id::{self, Kind};
 
 /// The client protocol of Centrifugo 4 and later, in JSON, for [`Builder::websocket`](janus_core::Builder::websocket).
@@ -42,7 +42,8 @@ impl MessageProtocol for Centrifuge {
         out.text_with(|out| encode(event, out));
     }
 
-    /// An empty command, which each client answers with another.
+    /// An empty command, which each client answers with another. The reply to a connect announces when, and some libraries take
+    /// nothing else for a sign of life.
     fn heartbeat(&self, out: &mut MessageWriter<'_>) -> Answers {
         out.text("{}");
         Answers::Always
@@ -51,6 +52,21 @@ impl MessageProtocol for Centrifuge {
     fn close<'r>(&self, refusal: &Refusal<'r>) -> Close<'r> {
         let Codes { close, reason, .. } = Codes::of(refusal.code);
         Close { code: close, reason: reason.into() }
+    }
+
+    fn beats_regularly(&self) -> bool {
+        true
+    }
+
+    /// The push that ends a connection would come before messages from behind the gap, and a library that still reads these
+    /// messages takes their offsets for its position. The core closes a client before anything from behind a gap.
+    fn tells_gaps(&self) -> bool {
+        false
+    }
+
+    /// Offsets promise each message. A client told of an end would come back, recover all that was left out, and be as slow.
+    fn conflates(&self) -> bool {
+        false
     }
 
     fn refreshes(&self) -> bool {
@@ -85,7 +101,6 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         }
         ServerEvent::Unsubscribed { id, .. } => reply(id, out, "unsubscribe", |unsubscribe| unsubscribe.end()),
         ServerEvent::Published { id, .. } => reply(id, out, "publish", |publish| publish.end()),
-        ServerEvent::Gap { .. } => put_gap(out),
         ServerEvent::Presence { id, count, members, .. } => put_presence(id, count, members.unwrap_or_default(), out),
         ServerEvent::Joined { topic, members, .. } => put_members(topic, "join", members, out),
         ServerEvent::Left { topic, members, .. } => put_members(topic, "leave", members, out),
@@ -96,12 +111,7 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
             let codes = Codes::of(ErrorCode::AlreadySubscribed);
             put_error(id, (codes.error, codes.temporary), "already subscribed", out);
         }
-        ServerEvent::Error { id: None, topic: Some(topic), message, .. } => {
-            // The topic is granted no longer, or an earlier subscription of the server is not.
-            push(topic, out, "unsubscribe", |unsubscribe| {
-                unsubscribe.number("code", UNSUBSCRIBED.into()).text("reason", message).end();
-            });
-        }
+        ServerEvent::Error { id: None, topic: Some(topic), code, message } => put_ended(topic, code, message, out),
         ServerEvent::Error { id, code, message, .. } => {
             let codes = Codes::of(code);
             put_error(id, (codes.error, codes.temporary), message, out);
@@ -110,7 +120,7 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
             // So told, a client asks for another token before it comes back.
             put_error(id, (TOKEN_EXPIRED, false), "token expired", out);
         }
-        // The close frame says all.
+        // The close frame says all, and the core tells nothing that this protocol has no words for.
         _ => {}
     }
 }
@@ -118,11 +128,17 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
 /// The version that clients are told.
 const VERSION: &str = concat!("Janus ", env!("CARGO_PKG_VERSION"));
 
-/// A hole is an end: the client connects again, and each subscription recovers, or is told that it cannot.
-fn put_gap(out: &mut BytesMut) {
-    let disconnect = |disconnect: Object<'_>| {
-        disconnect.number("code", INSUFFICIENT_STATE.into()).text("reason", "insufficient state").end();
-    };
+/// A subscription of the server is refused, or the topic is granted no longer.
+///
+/// A client told `unsubscribe` does not ask again. Where another attempt may succeed, the client is to connect again instead.
+fn put_ended(topic: &TopicName, code: ErrorCode, message: &str, out: &mut BytesMut) {
+    if !Codes::of(code).reconnects() {
+        return push(topic, out, "unsubscribe", |unsubscribe| {
+            unsubscribe.number("code", UNSUBSCRIBED.into()).text("reason", message).end();
+        });
+    }
+    let (code, reason) = SERVER_ERROR;
+    let disconnect = |disconnect: Object<'_>| disconnect.number("code", code.into()).text("reason", reason).end();
     Object::new(out).object("push", |push| push.object("disconnect", disconnect).end()).end();
 }
 
@@ -178,7 +194,7 @@ pub(crate) fn put_publication(message: &NumberedMessage<'_>, out: &mut BytesMut)
     put_number(out, position.seq);
     out.extend_from_slice(b",\"data\":");
     match base64 {
-        None => out.extend_from_slice(data.as_bytes()),
+        None => put_json(out, data),
         Some(base64) => {
             out.extend_from_slice(b"\"");
             out.extend_from_slice(base64.as_str().as_bytes());

@@ -253,7 +253,7 @@ impl Format {
 
     fn heartbeat(&self) -> Bytes {
         match self.0.heartbeat() {
-            Heartbeat::Always(bytes) | Heartbeat::AfterMessages(bytes) => bytes,
+            Heartbeat::Always(bytes) | Heartbeat::AfterMessages(bytes) | Heartbeat::Regularly(bytes) => bytes,
             Heartbeat::Never => Bytes::from_static(b":\n\n"),
         }
     }

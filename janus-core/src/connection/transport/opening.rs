@@ -61,9 +61,6 @@ impl Transport {
         shared.table.set_session(&self.slot, &self.session);
         self.opened = true;
         self.expect_answers();
-        if !self.is_held() {
-            self.expect_silence();
-        }
         self.note_opened();
         let (session, client) = (self.session.token.to_hex(), self.slot.client_id());
         self.decoder.opened(&session, client);
@@ -76,6 +73,10 @@ impl Transport {
             heartbeat: shared.config().heartbeat_interval,
             expires: self.expires(),
         });
+        if !self.is_held() {
+            // Not earlier: a heartbeat from another home must not come before the answer.
+            self.expect_silence();
+        }
         if let Some(identity) = self.session.identity() {
             // A client that resumes asks for the topics of its session by itself, with its positions.
             self.assign(identity.topics.iter().filter(|topic| !known.contains(topic)).cloned());

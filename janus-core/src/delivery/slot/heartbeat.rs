@@ -47,6 +47,22 @@ impl Slot {
         self.quiet_since.advance(Some(since), tick)
     }
 
+    /// Whether the client was promised a PING in each interval, whatever else is sent.
+    pub(crate) fn beats_regularly(&self) -> bool {
+        self.codecs().beats_regularly(self.codec())
+    }
+
+    /// Whether a PING is due for a client with a PING in each `interval` ticks. `earlier` is the tick of the look before, and
+    /// `tick` that of this look: ticks may come late, and no moment for a PING must fall between two looks.
+    ///
+    /// The moments follow from the number of the connection: a note of the last PING would take memory in each slot, and
+    /// connections that were opened together would get their PINGs together.
+    pub(crate) fn is_beat_due(&self, earlier: Tick, tick: Tick, interval: u32) -> bool {
+        let past_moment = (u64::from(tick.number()) + self.id) % u64::from(interval.max(1));
+        // A client without the note of a silence is not open yet, or has had its last words.
+        past_moment < u64::from(tick.since(earlier)) && self.quiet_since.get().is_some()
+    }
+
     /// Whether the client has owed the answer to a heartbeat for `patience` ticks. While a queue waits for the client,
     /// the queue's own time limits apply instead: the client may read as fast as its link allows, and not have come to
     /// the heartbeat yet.

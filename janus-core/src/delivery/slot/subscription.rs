@@ -48,12 +48,13 @@ impl Subscription {
     const TELLS: u8 = 0x80;
 
     /// A subscription of a connection. A client whose codec has no words for a gap is closed instead of dropping
-    /// messages one by one.
+    /// messages one by one, and a client that must not miss any is closed under each policy.
     pub(crate) fn of_connection(slot: Arc<Slot>, policy: SlowConsumer) -> Self {
         let codec = slot.codec();
         let tells = slot.codecs().tells_gaps(codec);
         let policy = match policy {
             SlowConsumer::DropOldest | SlowConsumer::DropNewest if !tells => SlowConsumer::Disconnect,
+            SlowConsumer::Conflate if !slot.codecs().conflates(codec) => SlowConsumer::Disconnect,
             policy => policy,
         };
         Self::new(slot, policy, codec | if tells { Self::TELLS } else { 0 })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
 use super::{Slot, Subscription, Taken};
@@ -16,7 +16,8 @@ use crate::delivery::codecs::CLASSIC;
 use crate::delivery::stream::Stream;
 use crate::delivery::{Batch, End, Link, OpenBatch, SlowReason, Terms};
 use crate::ground::clock::Tick;
-use crate::wire::{ClientId, Epoch, Peer};
+use crate::wire::classic::Classic;
+use crate::wire::{ClientId, Codec, Decoder, Epoch, Heartbeat, Peer, ServerEvent, Timestamp};
 
 fn tick(number: u32) -> Tick {
     Tick::new(number)
@@ -214,6 +215,72 @@ async fn a_ping_is_due_after_an_interval_of_silence() {
     assert!(!slot.take_ping_due(tick(124), 10) && slot.take_ping_due(tick(125), 10));
     slot.fall_silent();
     assert!(!slot.take_ping_due(tick(1_000), 10));
+}
+
+/// A format that announces its heartbeats, and whose clients must not miss a message.
+#[derive(Debug)]
+struct Promising;
+
+impl Codec for Promising {
+    fn name(&self) -> &'static str {
+        "promising"
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Classic.decoder()
+    }
+
+    fn encode(&self, event: &ServerEvent<'_>, at: &Timestamp, out: &mut BytesMut) {
+        Classic.encode(event, at, out);
+    }
+
+    fn tells_gaps(&self) -> bool {
+        false
+    }
+
+    fn conflates(&self) -> bool {
+        false
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::Regularly(Bytes::from_static(b"beat"))
+    }
+}
+
+fn promising(number: u64) -> Arc<Slot> {
+    let terms = Terms::in_tests(8, 64 * 1024);
+    let codec = terms.codecs.register(&(Arc::new(Promising) as Arc<dyn Codec>)).unwrap();
+    let stream = Stream::new(Box::pin(tokio::io::duplex(64).1), Peer::Local);
+    Arc::new(Slot::new(number, None, stream, codec, Arc::default(), &terms))
+}
+
+#[test]
+fn a_promised_ping_comes_once_in_each_interval_whatever_is_sent() {
+    for number in 0..10 {
+        let slot = promising(number);
+        assert!(slot.beats_regularly() && !slot.is_beat_due(tick(0), tick(10), 10), "not before the opening");
+        slot.expect_silence(tick(100));
+        let subscription = subscribed(&slot, SlowConsumer::Disconnect);
+        let mut due = Vec::new();
+        // Looks come late, and not at the moments of the PINGs.
+        let looks = [100, 103, 106, 107, 113, 119, 122, 125, 126, 127, 130];
+        for (look, &[earlier, now]) in (1..).zip(looks.array_windows()) {
+            slot.deliver(&subscription, &batch(&["message"], look), tick(now));
+            if slot.is_beat_due(tick(earlier), tick(now), 10) {
+                due.push(now);
+            }
+        }
+        assert_eq!(due.len(), 3, "{number}: {due:?}");
+        slot.fall_silent();
+        assert!(!slot.is_beat_due(tick(130), tick(140), 10));
+    }
+}
+
+#[test]
+fn a_client_that_must_not_miss_a_message_is_closed_under_each_policy() {
+    for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Conflate] {
+        assert_eq!(Subscription::of_connection(promising(1), policy).policy(), SlowConsumer::Disconnect, "{policy}");
+    }
 }
 
 #[tokio::test]

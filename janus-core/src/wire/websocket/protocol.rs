@@ -104,12 +104,18 @@ pub trait MessageProtocol: fmt::Debug + Send + Sync + 'static {
         Opens::WhenAsked
     }
 
-    /// Writes what the server sends after a silence, and says which clients must answer. By default a ping frame, which RFC
+    /// Writes what the server sends as a heartbeat, and says which clients must answer. By default a ping frame, which RFC
     /// 6455 obliges every client to answer (5.5.2). Pong frames are [`Command::Pong`]; a protocol with messages for this
     /// purpose gives that command itself.
     fn heartbeat(&self, out: &mut MessageWriter<'_>) -> Answers {
         out.ping(b"");
         Answers::Always
+    }
+
+    /// Whether the [heartbeat](Self::heartbeat) is sent once in each `heartbeat_interval`, whatever else is sent, and not only
+    /// after a silence.
+    fn beats_regularly(&self) -> bool {
+        false
     }
 
     /// The close frame behind the farewell.
@@ -119,6 +125,11 @@ pub trait MessageProtocol: fmt::Debug + Send + Sync + 'static {
 
     /// As [`Codec::tells_gaps`](crate::wire::Codec::tells_gaps).
     fn tells_gaps(&self) -> bool {
+        true
+    }
+
+    /// As [`Codec::conflates`](crate::wire::Codec::conflates).
+    fn conflates(&self) -> bool {
         true
     }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use janus_core::wire::ErrorCode;
 use janus_core::{HistoryError, PresenceError, PublishError};
 
-use crate::codes::{BAD_REQUEST, Codes, METHOD_NOT_FOUND, NOT_AVAILABLE};
+use crate::codes::{BAD_REQUEST, Codes, LIMIT_EXCEEDED, METHOD_NOT_FOUND, NOT_AVAILABLE};
 
 /// The error in an answer.
 #[derive(Debug)]
@@ -25,6 +25,14 @@ impl ApiError {
 
     pub(super) fn method_not_found() -> Self {
         Self { code: METHOD_NOT_FOUND, message: "method not found".into() }
+    }
+
+    /// Of a command that was not carried out because the answers before are this long.
+    pub(super) fn batch_full(bytes: usize) -> Self {
+        let message = format!(
+            "not carried out: the answers before it have reached {bytes} bytes; send the commands from this one on in another batch"
+        );
+        Self { code: LIMIT_EXCEEDED, message: message.into() }
     }
 
     pub(super) fn of(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {

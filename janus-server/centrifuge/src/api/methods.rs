@@ -1,13 +1,13 @@
 //! What each method does with an instance.
 
 use janus_core::wire::{Base64, BytesMut, ErrorCode, HistoryQuery, IdempotencyKey, Position, Since};
-use janus_core::{ClientId, Delivery, Epoch, Janus, Message, Receipt};
+use janus_core::{ClientId, Delivery, Epoch, Janus, Message, Receipt, TopicInfo};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 use super::params::{Channel, Channels, Code, Content, Disconnect, History, Pattern};
 use super::{Answer, put};
-use crate::codes::UNRECOVERABLE;
+use crate::codes::{LIMIT_EXCEEDED, UNRECOVERABLE};
 use crate::json::{Object, json_text};
 use crate::protocol::{put_list, put_publication};
 
@@ -27,6 +27,12 @@ const UNAVAILABLE: [(&str, &str); 5] = [
 /// Topics in an answer to `channels`.
 const MAX_CHANNELS: usize = 10_000;
 
+/// Topics looked at before other tasks of the runtime get their turn.
+const PAGE: usize = 1_000;
+
+/// The topic of a `broadcast` before each channel takes its place.
+const PLACEHOLDER: &str = "broadcast";
+
 /// Channels of a `broadcast`.
 const MAX_BROADCAST: usize = 1_000;
 
@@ -44,7 +50,7 @@ pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
     match method {
         "publish" => {
             let Channel { channel } = read(params)?;
-            put_receipt(publish(janus, &channel, params).await?, result).end();
+            put_receipt(janus.publish_message(message(&channel, params)?).await?, result).end();
         }
         "broadcast" => put_broadcast(janus, params, result).await?.end(),
         "disconnect" => {
@@ -63,7 +69,7 @@ pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
             result.number("num_clients", info.count as u64).number("num_users", users as u64).end();
         }
         "history" => put_history(janus, read(params)?, result).await?.end(),
-        "channels" => put_channels(janus, &read(params)?, result)?.end(),
+        "channels" => put_channels(janus, &read(params)?, result).await?.end(),
         "info" => put_nodes(janus, result).end(),
         _ => {
             let reason = UNAVAILABLE.iter().find(|(name, _)| *name == method).map(|(_, reason)| *reason);
@@ -76,10 +82,6 @@ pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
 /// An empty body is an empty object.
 fn read<T: DeserializeOwned>(params: &str) -> Result<T, ApiError> {
     Ok(serde_json::from_str(if params.trim_ascii().is_empty() { "{}" } else { params })?)
-}
-
-async fn publish(janus: &Janus, channel: &str, params: &str) -> Result<Receipt, ApiError> {
-    Ok(janus.publish_message(message(channel, params)?).await?)
 }
 
 /// The message of a `publish` or of a `broadcast`.
@@ -118,12 +120,15 @@ async fn put_broadcast<'o>(janus: &Janus, params: &str, result: Object<'o>) -> R
     if channels.len() > MAX_BROADCAST {
         return Err(ApiError::bad_request(format!("at most {MAX_BROADCAST} channels")));
     }
-    // A mistake in the content is told once, and nothing is published.
-    message(channels.first().map_or("a", String::as_str), params)?;
+    // A mistake in the content is told once, and nothing is published. All channels share the text.
+    let content = message(PLACEHOLDER, params)?;
     let mut responses = Vec::with_capacity(channels.len());
     for channel in &channels {
-        let receipt = publish(janus, channel, params).await;
-        responses.push(receipt.map(|receipt| {
+        let receipt = match content.clone().with_topic(channel) {
+            Ok(message) => janus.publish_message(message).await,
+            Err(error) => Err(error),
+        };
+        responses.push(receipt.map_err(ApiError::from).map(|receipt| {
             let mut out = BytesMut::new();
             put_receipt(receipt, Object::new(&mut out)).end();
             String::from_utf8_lossy(&out).into_owned()
@@ -185,25 +190,45 @@ async fn put_history<'o>(janus: &Janus, params: History, result: Object<'o>) -> 
     Ok(result.number("offset", history.top).text("epoch", &history.position.epoch.to_string()))
 }
 
-fn put_channels<'o>(janus: &Janus, params: &Pattern, result: Object<'o>) -> Result<Object<'o>, ApiError> {
+async fn put_channels<'o>(janus: &Janus, params: &Pattern, result: Object<'o>) -> Result<Object<'o>, ApiError> {
     let pattern = params.pattern.as_deref().unwrap_or_default();
     let prefix = match pattern.strip_suffix('*') {
         _ if pattern.is_empty() => "",
         Some(prefix) if !prefix.contains(['*', '?', '[', '{', '\\']) => prefix,
         _ => return Err(ApiError::not_available("pattern: a beginning of names and a *, such as chat:*")),
     };
-    let topics = janus.topics_with_prefix(prefix, "", MAX_CHANNELS + 1);
-    if topics.len() > MAX_CHANNELS {
-        let message = format!("more than {MAX_CHANNELS} topics: give a pattern, or ask GET /api/topics page by page");
-        return Err(ApiError::of(ErrorCode::TooManyTopics, message));
-    }
+    let used = used_topics(janus, prefix).await?;
     Ok(result.object("channels", |channels| {
-        let used = topics.iter().filter(|topic| topic.subscribers > 0);
-        used.fold(channels, |channels, topic| {
-            channels.entry(topic.name.as_str(), |object| object.number("num_clients", topic.subscribers as u64).end())
-        })
-        .end();
+        used.iter()
+            .fold(channels, |channels, topic| {
+                let clients = topic.subscribers as u64;
+                channels.entry(topic.name.as_str(), |object| object.number("num_clients", clients).end())
+            })
+            .end();
     }))
+}
+
+/// The topics with subscribers. A server may have a hundred times as many that only keep a history.
+async fn used_topics(janus: &Janus, prefix: &str) -> Result<Vec<TopicInfo>, ApiError> {
+    let (mut used, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = janus.topics_with_prefix(prefix, &after, PAGE);
+        let is_last = page.len() < PAGE;
+        if let Some(last) = page.last() {
+            last.name.as_str().clone_into(&mut after);
+        }
+        used.extend(page.into_iter().filter(|topic| topic.subscribers > 0));
+        if used.len() > MAX_CHANNELS {
+            let message = format!(
+                "more than {MAX_CHANNELS} topics with subscribers: give a pattern, or ask GET /api/topics page by page"
+            );
+            return Err(ApiError { code: LIMIT_EXCEEDED, message: message.into() });
+        }
+        if is_last {
+            return Ok(used);
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 fn put_nodes<'o>(janus: &Janus, result: Object<'o>) -> Object<'o> {

@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use janus_core::wire::{BytesMut, HttpError, HttpRequest, PathPatternError};
-use janus_core::{HttpRoute, RouteRequest, RouteResponse};
+use janus_core::{HttpRoute, Janus, RouteRequest, RouteResponse};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -26,6 +26,10 @@ use error::ApiError;
 
 /// Commands of a batch. A backend with more sends several batches.
 const MAX_COMMANDS: usize = 1_000;
+
+/// Bytes of answers after which no further command of a batch is carried out: a command of a few bytes may have an answer of
+/// megabytes, and the answers of a batch are sent together.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// The server API, for [`Builder::route`](janus_core::Builder::route).
 ///
@@ -44,7 +48,8 @@ impl fmt::Debug for ServerApi {
 
 impl ServerApi {
     /// The API for callers that `authorize` lets through. The function is given the head of the request, the key that the caller has shown,
-    /// and whether the caller is on this machine. An error of the function is the answer.
+    /// and whether the caller is on this machine. An error of the function is the answer, before the body is read and before the
+    /// request counts as one under way ([`HttpRoute::check`]). The function must not block.
     pub fn new(
         authorize: impl Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync + 'static,
     ) -> Self {
@@ -67,58 +72,60 @@ impl ServerApi {
     ///
     /// The path does not begin with a slash, or has characters of a query.
     pub fn route(&self, path: &str) -> Result<HttpRoute, PathPatternError> {
-        let api = self.clone();
-        Ok(HttpRoute::new("POST", format!("{path}/*").parse()?, move |request| {
-            let api = api.clone();
-            async move { api.answer(request).await }
-        }))
+        let authorize = Arc::clone(&self.0);
+        let route = HttpRoute::new("POST", format!("{path}/*").parse()?, answer);
+        Ok(route.check(move |head, is_local| authorize(head, shown_key(head), is_local)))
     }
+}
 
-    async fn answer(&self, request: RouteRequest) -> Result<RouteResponse, HttpError> {
-        (self.0)(&request.head, shown_key(&request.head), request.is_local)?;
-        let body =
-            str::from_utf8(&request.body).map_err(|_| HttpError::new(400, "bad_utf8", "the body must be UTF-8"))?;
-        let mut json = BytesMut::new();
-        match (&*request.rest, methods::is_known(&request.rest)) {
-            ("batch", _) => self.batch(&request, body, &mut json).await,
-            (_, false) => return Err(HttpError::new(404, "unknown_path", "no such method of the server API")),
-            (method, true) => {
-                let answer = methods::call(&request.janus, method, body).await;
-                put(Object::new(&mut json), &answer, "result").end();
+async fn answer(request: RouteRequest) -> Result<RouteResponse, HttpError> {
+    let body = str::from_utf8(&request.body).map_err(|_| HttpError::new(400, "bad_utf8", "the body must be UTF-8"))?;
+    let mut json = BytesMut::new();
+    match (&*request.rest, methods::is_known(&request.rest)) {
+        ("batch", _) => batch(&request.janus, body, MAX_ANSWER_BYTES, &mut json).await,
+        (_, false) => return Err(HttpError::new(404, "unknown_path", "no such method of the server API")),
+        (method, true) => {
+            let answer = methods::call(&request.janus, method, body).await;
+            put(Object::new(&mut json), &answer, "result").end();
+        }
+    }
+    Ok(RouteResponse::new(200, "application/json", json.freeze()).header("cache-control", "no-store"))
+}
+
+/// Carries out commands one after the other, until the answers have this many bytes.
+async fn batch(janus: &Janus, body: &str, max_answer_bytes: usize, json: &mut BytesMut) {
+    #[derive(Deserialize)]
+    struct Batch<'a> {
+        #[serde(borrow)]
+        commands: Vec<std::collections::BTreeMap<&'a str, &'a RawValue>>,
+    }
+    let batch: Batch<'_> = match serde_json::from_str(body) {
+        Ok(batch) => batch,
+        Err(error) => return put(Object::new(json), &Err(error.into()), "result").end(),
+    };
+    if batch.commands.len() > MAX_COMMANDS {
+        let error = ApiError::bad_request(format!("at most {MAX_COMMANDS} commands in a batch"));
+        return put(Object::new(json), &Err(error), "result").end();
+    }
+    // Each answer is written before the next command, or a batch would hold all answers twice.
+    json.extend_from_slice(b"{\"replies\":[");
+    for (place, command) in batch.commands.iter().enumerate() {
+        if place > 0 {
+            json.extend_from_slice(b",");
+        }
+        let (method, answer) = match command.iter().next() {
+            _ if json.len() >= max_answer_bytes => ("", Err(ApiError::batch_full(max_answer_bytes))),
+            Some((method, params)) if command.len() == 1 && methods::is_known(method) => {
+                (*method, methods::call(janus, method, params.get()).await)
             }
-        }
-        Ok(RouteResponse::new(200, "application/json", json.freeze()).header("cache-control", "no-store"))
-    }
-
-    /// Carries out commands one after the other.
-    async fn batch(&self, request: &RouteRequest, body: &str, json: &mut BytesMut) {
-        #[derive(Deserialize)]
-        struct Batch<'a> {
-            #[serde(borrow)]
-            commands: Vec<std::collections::BTreeMap<&'a str, &'a RawValue>>,
-        }
-        let batch: Batch<'_> = match serde_json::from_str(body) {
-            Ok(batch) => batch,
-            Err(error) => return put(Object::new(json), &Err(error.into()), "result").end(),
+            Some((_, _)) if command.len() == 1 => ("", Err(ApiError::method_not_found())),
+            _ => ("", Err(ApiError::bad_request("a command has one member, its method"))),
         };
-        if batch.commands.len() > MAX_COMMANDS {
-            let error = ApiError::bad_request(format!("at most {MAX_COMMANDS} commands in a batch"));
-            return put(Object::new(json), &Err(error), "result").end();
-        }
-        let mut answers = Vec::with_capacity(batch.commands.len());
-        for command in &batch.commands {
-            answers.push(match command.iter().next() {
-                Some((method, params)) if command.len() == 1 && methods::is_known(method) => {
-                    (*method, methods::call(&request.janus, method, params.get()).await)
-                }
-                Some((_, _)) if command.len() == 1 => ("", Err(ApiError::method_not_found())),
-                _ => ("", Err(ApiError::bad_request("a command has one member, its method"))),
-            });
-        }
-        let replies =
-            |(method, answer): &(&str, Answer), out: &mut BytesMut| put(Object::new(out), answer, method).end();
-        Object::new(json).list("replies", &answers, replies).end();
+        put(Object::new(json), &answer, method).end();
+        // Other tasks of the runtime get their turn between commands.
+        tokio::task::yield_now().await;
     }
+    json.extend_from_slice(b"]}");
 }
 
 /// The JSON of a result, or the error.

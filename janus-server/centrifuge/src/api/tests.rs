@@ -56,6 +56,18 @@ async fn only_callers_with_the_key_are_served() {
 }
 
 #[tokio::test]
+async fn a_stranger_is_refused_before_the_body_is_sent() {
+    let janus = serve().await;
+    let mut stream = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
+    let head = "POST /centrifuge/api/info HTTP/1.1\r\nhost: localhost\r\nx-api-key: a\r\ncontent-length: 1000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
+    janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_message_is_published_and_read_with_its_text_unchanged() {
     let janus = serve().await;
     let (_, body) = post(&janus, "publish", &format!("x-api-key: {KEY}"), r#"{"channel":"a","data":{"p":1.50}}"#).await;
@@ -130,6 +142,35 @@ async fn a_batch_answers_each_command() {
     assert_eq!((&replies[0]["publish"]["offset"], &replies[1]["history"]["offset"]), (&json!(1), &json!(1)));
     assert_eq!((code(&replies[2]), code(&replies[3]), code(&replies[4])), (108, 104, 107));
     assert_eq!(code(&call(&janus, "batch", json!({"commands": 7})).await), 107);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_batch_ends_where_its_answers_are_too_long() {
+    let janus = serve().await;
+    let publish = json!({"publish": {"channel": "a", "data": "x".repeat(1_000)}});
+    let history = json!({"history": {"channel": "a", "limit": -1}});
+    let commands = json!({"commands": [publish, history, history, publish]}).to_string();
+    let mut answer = BytesMut::new();
+    batch(&janus, &commands, 1_500, &mut answer).await;
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    let replies = answer["replies"].as_array().unwrap();
+    assert!(replies[1]["history"].is_object() && replies[2]["history"].is_object(), "{answer}");
+    assert_eq!(code(&replies[3]), 106);
+    assert_eq!(call(&janus, "history", json!({"channel": "a"})).await["result"]["offset"], 1, "not published");
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn topics_without_subscribers_do_not_count_as_channels() {
+    let janus = serve().await;
+    // More than a page.
+    for number in 0..=1_000 {
+        janus.publish(&format!("kept:{number}"), &1).await.unwrap();
+    }
+    let _subscriber = janus.subscribe("kept:zzz").unwrap();
+    let channels = call(&janus, "channels", json!({"pattern": "kept:*"})).await;
+    assert_eq!(channels["result"]["channels"], json!({"kept:zzz": {"num_clients": 1}}));
     janus.shutdown().await;
 }
 

@@ -105,10 +105,32 @@ fn a_publication_has_its_offset_and_the_text_of_its_publisher() {
 }
 
 #[test]
-fn a_gap_ends_the_connection_which_then_recovers() {
+fn a_client_that_misses_messages_is_closed_and_comes_back() {
+    let codec = Centrifuge::websocket();
+    assert!(!codec.tells_gaps() && !codec.conflates());
+    for code in [ErrorCode::SlowConsumer, ErrorCode::TopicUnavailable] {
+        assert!(Codes::of(code).reconnects(), "{code}");
+    }
+}
+
+#[test]
+fn a_line_break_of_a_publisher_does_not_end_a_message() {
     let a = topic("a");
-    let gap = said(ServerEvent::Gap { topic: &a, epoch: EPOCH, from: 1, to: 2 });
-    assert_eq!(gap, r#"{"push":{"disconnect":{"code":3010,"reason":"insufficient state"}}}"#);
+    let event = |data, event| ServerEvent::Message(NumberedMessage { event, ..message(&a, 7, data) });
+    let publication = said(event("{\n\"a\":\r\n1}", "[\n1]"));
+    assert_eq!(
+        publication,
+        r#"{"push":{"channel":"a","pub":{"offset":7,"data":{ "a":  1},"tags":{"event":"[\n1]"}}}}"#
+    );
+    let members = [Member::new("bob", Some("{\n\"n\":1}"))];
+    let joined = said(ServerEvent::Joined { topic: &a, count: 1, members: &members });
+    assert!(joined.contains(r#""conn_info":{ "n":1}"#), "{joined}");
+    let messages = [message(&a, 4, "[\n1]")];
+    let (id, position) = (id(Kind::History), position(4));
+    let history =
+        ServerEvent::History { id, topic: &a, position, top: 4, complete: true, more: false, messages: &messages };
+    let history = said(history);
+    assert!(history.contains(r#""data":[ 1]"#), "{history}");
 }
 
 #[test]
@@ -153,6 +175,13 @@ fn errors_are_replies_and_without_a_number_the_end_of_a_subscription() {
     assert_eq!(crashed, r#"{"id":7,"error":{"code":100,"message":"why","temporary":true}}"#);
     let withdrawn = error(None, Some(&a), ErrorCode::Forbidden);
     assert_eq!(withdrawn, r#"{"push":{"channel":"a","unsubscribe":{"code":2000,"reason":"why"}}}"#);
+    for code in [ErrorCode::BadTopic, ErrorCode::TooManyTopics] {
+        assert!(error(None, Some(&a), code).contains("unsubscribe"), "{code}");
+    }
+    for code in [ErrorCode::TopicCrashed, ErrorCode::AuthorizationFailed, ErrorCode::RateLimited] {
+        let again = r#"{"push":{"disconnect":{"code":3004,"reason":"internal server error"}}}"#;
+        assert_eq!(error(None, Some(&a), code), again, "{code}");
+    }
     assert_eq!(error(None, None, ErrorCode::Forbidden), "");
     let already = said(ServerEvent::AlreadySubscribed { id: id(Kind::Subscribe), topic: &a });
     assert_eq!(already, r#"{"id":7,"error":{"code":105,"message":"already subscribed"}}"#);
@@ -185,6 +214,6 @@ fn an_expired_token_is_an_error_before_the_close() {
 fn the_codec_has_its_own_ping() {
     let codec = Centrifuge::websocket();
     assert_eq!(codec.name(), "centrifuge");
-    assert!(matches!(codec.heartbeat(), janus_core::wire::Heartbeat::Always(beat) if &beat[2..] == b"{}"));
+    assert!(matches!(codec.heartbeat(), janus_core::wire::Heartbeat::Regularly(beat) if &beat[2..] == b"{}"));
     assert_eq!(codec.answers(), Answers::Always);
 }
