@@ -207,13 +207,14 @@ pub use ground::fault::Fault;
 pub use ground::histogram::{Distribution, Histogram};
 pub use ground::trace::{Trace, TraceError, TraceKind, TraceLine, TraceOptions, UnknownKind};
 pub use hooks::SlowClient;
-pub use instance::builder::{Builder, Speaks, StartupError};
+pub use instance::builder::{Builder, Speaks};
 pub use instance::cluster::{ClusterState, EngineLink, Everywhere, NodeInfo};
 pub use instance::drain::DrainReport;
 pub use instance::janus::{Janus, WeakJanus};
 pub use instance::reload::{PreparedReload, ReloadError};
 pub use instance::routes::{HttpRoute, RouteRequest, RouteResponse};
 pub use instance::serve::ServeError;
+pub use instance::startup::StartupError;
 /// The type of networks in [`Config`].
 pub use ipnet::IpNet;
 #[doc(inline)]

@@ -161,7 +161,7 @@ async fn the_words_of_a_topic_that_ends_at_once_are_taken_back() {
         assert_ne!(answer["type"], "error", "{answer}");
     };
     subscribe("subscribe", "news").await;
-    assert_eq!(watcher.json().await["members"], json!([{"user": "bob"}]));
+    assert_eq!(watcher.json().await["members"][0]["user"], "bob");
     // The client's next topic pushes the topic out before the departure is told.
     for (kind, topic) in [("unsubscribe", "news"), ("subscribe", "other"), ("unsubscribe", "other")] {
         subscribe(kind, topic).await;

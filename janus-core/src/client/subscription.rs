@@ -301,7 +301,9 @@ mod tests {
     #[test]
     fn returns_without_a_message_between_them_are_one_mark() {
         let (feed, mut subscription) = feed(1, WhenFull::Leave);
-        [1, 2].map(|missed| feed.mark(Item::Resumed { missed }));
+        for missed in [1, 2] {
+            feed.mark(Item::Resumed { missed });
+        }
         assert!(matches!(take(&mut subscription), Poll::Ready(Some(Ok(Item::Resumed { missed: 2 })))));
         for mark in [Item::Resumed { missed: 1 }, Item::Gap(Gap::Unknown), Item::Resumed { missed: 0 }] {
             feed.mark(mark);

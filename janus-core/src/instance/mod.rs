@@ -18,6 +18,7 @@
 //! | `routes/` | API and tasks | requests of the HTTP port that the program answers |
 //! | `serve.rs` | API | streams of another server as clients |
 //! | `shared.rs` | table | the sum of what the floors share |
+//! | `startup.rs` | values | why an instance did not start |
 //! | `stats.rs` | API | the figures of an instance |
 //! | `stopped_time.rs` | tests | an instance whose time stands still (a feature) |
 //! | `topics.rs` | API | the topics in pages, and one by name |
@@ -41,6 +42,7 @@ pub(crate) mod reload;
 pub(crate) mod routes;
 pub(crate) mod serve;
 pub(crate) mod shared;
+pub(crate) mod startup;
 pub(crate) mod stats;
 #[cfg(feature = "testing")]
 pub(crate) mod stopped_time;
