@@ -34,6 +34,11 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ),
     ("docs/CLASSIC.md", "printf", "needs netcat; tests/protocol.rs has the same conversation"),
     ("docs/CLASSIC.md", "(printf", "needs netcat; tests/protocol.rs has the same conversation"),
+    (
+        "docs/PUSHER.md",
+        "curl ",
+        "needs the setting `pusher_app_id`; the conversations of the crate publish to its topics",
+    ),
     ("docs/CENTRIFUGE.md", "curl ", "needs the setting `centrifuge`; the tests of the crate call each method"),
     ("docs/PROTOCOL.md", "curl http://push.example", "a server with a name of its own"),
     ("docs/OPERATIONS.md", "cargo build", "a build of the release"),

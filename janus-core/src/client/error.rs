@@ -12,6 +12,9 @@ const FINAL: u16 = 4400;
 /// The code of a token that has ended; final only for a client without a source of tokens.
 pub(super) const EXPIRED: u16 = 4418;
 
+/// The code `forbidden`.
+pub(super) const FORBIDDEN: u16 = 4414;
+
 /// Why a call of the client failed.
 ///
 /// A [final](Self::is_final) error ends the client, if the error is about the connection, or the subscription, if the error

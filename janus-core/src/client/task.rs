@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::address::Address;
 use super::back_off::BackOff;
 use super::desk::{Command, Connection, Desk, News};
-use super::error::EXPIRED;
+use super::error::{EXPIRED, FORBIDDEN};
 use super::socket::{Received, Socket};
 use super::tls::Authorities;
 use super::tokens::Tokens;
@@ -170,9 +170,7 @@ impl Task {
             log::warn!("{}; next attempt at {} in {wait:.1?}", in_words(&error), self.dialer.address.to);
             self.state.send_replace(State::Waiting { error, retry_in: wait });
             let pause = tokio::time::sleep(wait);
-            if offline(&mut self.desk, &mut self.commands, &self.changed, pause).await.is_none() {
-                return None;
-            }
+            offline(&mut self.desk, &mut self.commands, &self.changed, pause).await?;
         }
     }
 
@@ -252,6 +250,11 @@ impl Task {
             News::Renewed(token, expires) => {
                 self.dialer.tokens.renewed(token);
                 clock.renew_after(&self.dialer, expires);
+            }
+            // The server renews no token, or not this client's. The token in force is good until its end.
+            News::NotRenewed(error) if error.code() == Some(FORBIDDEN) => {
+                log::warn!("the token is not renewed: {}", in_words(&error));
+                clock.renewal = Renewal::Never;
             }
             // An expired token is followed by another.
             News::NotRenewed(error) if error.is_final() && error.code() != Some(EXPIRED) => {

@@ -487,13 +487,7 @@ impl Builder {
         let node = NodeId::new(getrandom::u64().expect("the system has a source of random numbers"));
         let cluster = self.engine.map(|engine| Arc::new(Cluster::new(engine, node).named(self.node_name)));
         let shared = Shared::new(config, homes, (codecs, sending), endpoints, hooks, tls, cluster);
-        if let Some(router) = router {
-            let _ = shared.router.set(router);
-        }
-        if !self.gates.is_empty() {
-            // Nothing has set any before.
-            _ = shared.gates.set(Gates::new(self.gates));
-        }
+        equip(&shared, router, self.gates);
         shared.sending().tell();
         shared.prepare_homes();
         if let Some(handover) = self.handover {
@@ -502,6 +496,16 @@ impl Builder {
         let senders = sender_threads::supervisor(&shared.senders, shared.sender_threads());
         let control = threads.control.place();
         start(shared, senders, control, Some(threads), (&self.children, &janus)).await
+    }
+}
+
+/// Gives the instance its routes and gates. Nothing has set any before.
+fn equip(shared: &Shared, router: Option<Arc<Router>>, gates: Vec<Gate>) {
+    if let Some(router) = router {
+        let _ = shared.router.set(router);
+    }
+    if !gates.is_empty() {
+        let _ = shared.gates.set(Gates::new(gates));
     }
 }
 
