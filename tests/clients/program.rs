@@ -130,7 +130,10 @@ async fn carry_out(client: Client, topic: String, command: Value) {
         Some("subscribe") => follow(&client, &topic, &command[2], command[3].as_bool().unwrap_or_default()).await,
         Some("members") => members(&client, &topic).await,
         Some("history") => history(&client, &topic, &command).await,
-        _ => Ok(report(&json!(["failed", topic, "unknown command"]))),
+        _ => {
+            report(&json!(["failed", topic, "unknown command"]));
+            Ok(())
+        }
     };
     if let Err(error) = done {
         report(&json!(["failed", topic, reason(&error)]));

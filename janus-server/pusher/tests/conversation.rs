@@ -1,6 +1,8 @@
 //! Conversations over real sockets: what a client of Pusher sees where the official clients show too little, and what clients
 //! of other protocols may not.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so best by panicking")]
+
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 

@@ -140,7 +140,7 @@ impl Asked<'_> {
 
 /// The bytes of a string, or of any other value as it is.
 fn length(data: &RawValue) -> usize {
-    serde_json::from_str::<String>(data.get()).map_or(data.get().len(), |text| text.len())
+    serde_json::from_str::<String>(data.get()).map_or_else(|_| data.get().len(), |text| text.len())
 }
 
 fn read<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, Refusal> {
