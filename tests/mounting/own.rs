@@ -248,10 +248,9 @@ async fn an_instance_serves_the_api_on_its_own_http_port() {
     let body = r#"{"topic":"news","data":1}"#;
     let json = "content-type: application/json\r\n";
     assert!(say(&site, "POST", "/api/publish", json, body).await.starts_with("http/1.1 401 "));
-    // More strangers than there are places, each with a body that never comes.
+    // As many strangers as there are places, each with a body that never comes.
     let mut strangers = Vec::new();
-    for number in 0..=janus_api::MAX_REQUESTS {
-        eprintln!("STRANGER {number}");
+    for _ in 0..janus_api::MAX_REQUESTS {
         let mut stream = TcpStream::connect(site.addr).await.unwrap();
         let head = format!("POST /api/publish HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n{json}\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();

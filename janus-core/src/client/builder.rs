@@ -84,7 +84,7 @@ impl ClientBuilder {
     /// after 70 to 90 % of a token's time, and after a token has expired. An answer is awaited for
     /// [`timeout`](Self::timeout); after a failure the function is called again, after a pause. A [`TokenError::final_word`]
     /// ends the client at once, and so does a final refusal of the token by the server, although an earlier token may not
-    /// have ended yet. A panic of the function ends the client with [`ClientError::Panicked`].
+    /// have ended yet; after `forbidden` at a renewal the token in force serves until its end. A panic of the function ends the client with [`ClientError::Panicked`].
     ///
     /// ```
     /// use janus_core::client::{Client, TokenError};
