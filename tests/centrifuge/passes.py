@@ -403,10 +403,10 @@ class Passes:
 
     def test_a_client_whose_token_has_expired_gets_another_and_recovers(self):
         server, network = self.serve(tokens=True, token_grace="10 ms")
-        client = self.subscribed(network, token=token(2), getsToken=True)
+        client = self.subscribed(network, token=token(6), getsToken=True)
         network.cut()
         self.publish(server, 1)
-        expired = time.monotonic() + 3
+        expired = time.monotonic() + 7
         until("the token to end", lambda: time.monotonic() > expired)
         network.open()
         client.wait_for(1, "token")
