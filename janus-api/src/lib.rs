@@ -87,7 +87,7 @@ pub const MAX_ANSWER_BYTES: usize = 8 << 20;
 pub const MAX_REQUESTS: usize = 64;
 
 /// The sign of a request that may use the API, put into the extensions of the request by the program's middleware. See
-/// the [crate](crate)'s documentation.
+/// the [crate]'s documentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Operator;
 
@@ -101,7 +101,7 @@ pub enum Task {
     View,
 }
 
-/// A request that is carried out without a wait in line; see the [crate](crate)'s table.
+/// A request that is carried out without a wait in line; see the [crate]'s table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each is named like its path")]
