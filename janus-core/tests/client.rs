@@ -68,8 +68,9 @@ async fn publish(server: &TestServer, count: u64) {
 /// Waits until the condition holds.
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let holds = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(1));
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            looks.tick().await;
         }
     };
     timeout(PATIENCE, holds).await.unwrap_or_else(|_| panic!("not in time: {what}"));
@@ -697,14 +698,18 @@ async fn without_reconnect_the_first_loss_is_the_end() {
 #[tokio::test]
 async fn a_server_that_does_not_read_is_given_up() {
     let mut fake = Fake::start().await;
+    // A ping without an answer would be another reason to give the server up.
     let client = fake
         .builder()
         .timeout(Duration::from_secs(2))
+        .heartbeat(Duration::from_secs(60))
         .request_timeout(Duration::from_secs(60))
         .max_pending(1_000_000)
         .start()
         .unwrap();
     let talk = fake.accept().await;
+    // The flood keeps this thread for longer than a handshake may take.
+    is_state(&client, |state| matches!(state, State::Open { .. })).await;
     // More than the buffers of the system hold.
     let data = "x".repeat(900);
     let flood = async {
@@ -714,12 +719,14 @@ async fn a_server_that_does_not_read_is_given_up() {
         }
         while calls.next().await.is_some() {}
     };
+    // The end of the connection is the end of the calls, too.
     let waiting = tokio::select! {
-        () = flood => panic!("the calls have ended"),
+        biased;
         waiting = is_state(&client, |state| matches!(state, State::Waiting { .. })) => waiting,
+        () = flood => panic!("the calls have ended"),
     };
     let State::Waiting { error, .. } = waiting else { panic!("waiting") };
-    let cause = std::error::Error::source(&error).unwrap().to_string();
+    let cause = std::error::Error::source(&error).unwrap_or_else(|| panic!("{error:?}")).to_string();
     assert_eq!(cause, "the server does not read");
     drop(talk);
 }

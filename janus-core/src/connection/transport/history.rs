@@ -1,7 +1,7 @@
 //! History: a client reads messages from before, without a subscription.
 //!
 //! There is no separate right: a client that may subscribe to a topic may read the history, if the namespace keeps one and lets
-//! every client with a position resume. Where only sessions may, or nobody, a reader would get what was meant for clients that
+//! every client with a position resume. Where only sessions may, or no client, a reader would get what was meant for clients that
 //! were present.
 
 use std::sync::Arc;
