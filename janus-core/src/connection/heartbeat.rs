@@ -177,9 +177,9 @@ fn tell_of_lag(shared: &Connections, slot: &Slot, tick: Tick) {
     if let Some(hooks) = shared.hooks()
         && let Some(lag) = begins_to_lag(slot, shared, tick)
         && let Some(session) = shared.table.session(slot)
-        && let Some(client) = &*session.client()
+        && let Some(client) = shared.client(slot, &session)
     {
-        hooks.tell(News::Slow(Arc::clone(client), lag));
+        hooks.tell(News::Slow(Arc::new(client), lag));
     }
 }
 

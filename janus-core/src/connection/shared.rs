@@ -17,10 +17,11 @@ use super::turn::Turns;
 use super::users::Users;
 use crate::accounts::fairness::Fairness;
 use crate::config::Config;
+use crate::delivery::Slot;
 use crate::ground::homes::HomeId;
 use crate::ground::log_lines::LogLines;
-use crate::hooks::{Gates, HookRunner, Revocations};
-use crate::session::Sessions;
+use crate::hooks::{Client, Gates, HookRunner, Revocations};
+use crate::session::{Session, Sessions};
 use crate::supervision::{DynamicSupervisor, Shutdown};
 
 /// See the module's documentation. Dereferences to the [`Sessions`] below.
@@ -115,6 +116,12 @@ impl Connections {
     /// The embedder's hooks, needed or not.
     pub(crate) fn installed_hooks(&self) -> Option<&Arc<HookRunner>> {
         self.hooks.as_ref()
+    }
+
+    /// The client of a connection; `None` if neither hooks nor a gate have identified the client.
+    pub(crate) fn client(&self, slot: &Slot, session: &Session) -> Option<Client> {
+        let identity = session.identity()?;
+        Some(Client::new(slot.id, self.codecs().name(slot.codec()), session.peer(), identity))
     }
 
     /// The rates of each client.

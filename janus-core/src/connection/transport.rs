@@ -447,9 +447,9 @@ impl Drop for Transport {
         self.cancel_portion();
         self.note_kept(0);
         if self.opened
-            && let Some(client) = &*self.session.client()
+            && let Some(client) = self.client()
         {
-            self.tell_observers(News::Disconnected(Arc::clone(client), self.ending()));
+            self.tell_observers(News::Disconnected(Arc::new(client), self.ending()));
         }
         self.count_end();
         self.note_closed();

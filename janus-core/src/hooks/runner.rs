@@ -134,10 +134,10 @@ impl HookRunner {
     /// Asks for the identity of a client from now on. A refusal leaves the connection open, so its code closes nothing.
     pub(crate) fn refresh(
         self: &Arc<Self>,
-        client: &Arc<Client>,
+        client: &Client,
         auth: String,
     ) -> impl Future<Output = Result<Arc<Identity>, Refused>> + Send + use<> {
-        let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
+        let (hooks, client) = (Arc::clone(&self.hooks), client.clone());
         let answer = self.ask(Question::Refresh, async move { hooks.refresh(&client, auth).await });
         async move {
             let identity = answer.await?.map_err(|denied| Refused::denied(denied, ErrorCode::Forbidden))?;
@@ -149,13 +149,13 @@ impl HookRunner {
     /// are no longer needed and the earlier decision leaves the matter to them.
     pub(crate) fn authorize_subscribe(
         self: &Arc<Self>,
-        client: &Arc<Client>,
+        client: &Client,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
         if granted_subscribe(&client.identity, topic)? || !self.are_needed() {
             return Ok(None);
         }
-        let (hooks, client, topic) = (Arc::clone(&self.hooks), Arc::clone(client), topic.clone());
+        let (hooks, client, topic) = (Arc::clone(&self.hooks), client.clone(), topic.clone());
         let answer =
             self.ask(Question::AuthorizeSubscribe, async move { hooks.authorize_subscribe(&client, &topic).await });
         Ok(Some(allowed(answer)))
@@ -165,14 +165,14 @@ impl HookRunner {
     /// [`authorize_subscribe`](Self::authorize_subscribe).
     pub(crate) fn authorize_publish(
         self: &Arc<Self>,
-        client: &Arc<Client>,
+        client: &Client,
         topic: &TopicName,
         publication: &Publication,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + Send + use<>>, Refused> {
         if granted_publish(&client.identity, topic)? || !self.are_needed() {
             return Ok(None);
         }
-        let (hooks, client) = (Arc::clone(&self.hooks), Arc::clone(client));
+        let (hooks, client) = (Arc::clone(&self.hooks), client.clone());
         let (topic, publication) = (topic.clone(), publication.clone());
         let answer = self.ask(Question::AuthorizePublish, async move {
             hooks.authorize_publish(&client, &topic, &publication).await

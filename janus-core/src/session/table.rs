@@ -180,8 +180,8 @@ impl SessionTable {
             State::Over => (Box::default(), None),
         };
         let state = Mutex::new(State::Attaching { slot: Arc::clone(slot), cursors });
-        let (peer, client) = (Brief::new(by.peer(), true), ArcSwapOption::new(by.client.load_full()));
-        let session = Arc::new(Session { token: *token, peer, client, state });
+        let (peer, identity) = (Brief::new(by.peer(), true), ArcSwapOption::new(by.identity.load_full()));
+        let session = Arc::new(Session { token: *token, peer, identity, state });
         table.sessions.put(Arc::clone(&session));
         *by.state.lock() = State::Over;
         table.sessions.remove(&by.token);
@@ -208,8 +208,8 @@ impl SessionTable {
     pub(crate) fn rename(&self, session: &Arc<Session>, token: SessionToken) -> Arc<Session> {
         let mut table = self.0.lock();
         let state = std::mem::replace(&mut *session.state.lock(), State::Over);
-        let (peer, client) = (Brief::new(session.peer(), false), ArcSwapOption::new(session.client.load_full()));
-        let renamed = Arc::new(Session { token, peer, client, state: Mutex::new(state) });
+        let (peer, identity) = (Brief::new(session.peer(), false), ArcSwapOption::new(session.identity.load_full()));
+        let renamed = Arc::new(Session { token, peer, identity, state: Mutex::new(state) });
         if table.sessions.get(&session.token).is_some_and(|listed| Arc::ptr_eq(listed, session)) {
             table.sessions.remove(&session.token);
             table.sessions.put(Arc::clone(&renamed));

@@ -212,22 +212,6 @@ impl Message {
         Ok(Self { topic: topic_name(topic)?, text: Arc::new(text), handling: None })
     }
 
-    /// The same message to another topic. The clones share the text, so one message to many topics is checked and kept once.
-    ///
-    /// ```
-    /// # use janus_core::Message;
-    /// let message = Message::new("news:a", &[1])?;
-    /// assert_eq!(message.clone().with_topic("news:b")?.topic(), "news:b");
-    /// # Ok::<_, janus_core::PublishError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`PublishError::Invalid`] if a topic cannot have this name, as in [`new`](Self::new).
-    pub fn with_topic(self, topic: &str) -> Result<Self, PublishError> {
-        Ok(Self { topic: topic_name(topic)?, ..self })
-    }
-
     /// Sets the message's `event`, a string.
     #[must_use]
     pub fn event(mut self, event: &str) -> Self {

@@ -100,10 +100,10 @@ impl Transport {
             return self.say_bye(open.id, ErrorCode::TooManyConnections, USER_FULL);
         }
         self.rare.forget_due();
-        let client = self.adopt(&identity);
+        self.adopt(&identity);
         self.serve(open);
         self.end_if_revoked(&identity);
-        self.tell_observers(News::Connected(client));
+        self.tell_of_connection();
     }
 
     /// The gate of the client's protocol.
@@ -144,15 +144,23 @@ impl Transport {
     }
 
     /// Gives the client this identity, with its end.
-    fn adopt(&self, identity: &Arc<Identity>) -> Arc<Client> {
-        let client = Client::new(self.slot.id, self.codec_name(), self.session.peer(), Arc::clone(identity));
-        let client = Arc::new(client);
-        self.session.identify(&client);
+    fn adopt(&self, identity: &Arc<Identity>) {
+        self.session.identify(identity);
         let refreshes = self.shared.codecs().refreshes(self.slot.codec());
         let grace = if refreshes { self.shared.config().token_grace } else { Duration::ZERO };
         let ends = identity.time_left(now()).and_then(|left| self.shared.clock.moment_after(left + grace));
         self.slot.expires.set(ends);
-        client
+    }
+
+    /// The client, if hooks or a gate have identified the client.
+    pub(super) fn client(&self) -> Option<Client> {
+        self.shared.client(&self.slot, &self.session)
+    }
+
+    fn tell_of_connection(&self) {
+        if let Some(client) = self.client() {
+            self.tell_observers(News::Connected(Arc::new(client)));
+        }
     }
 
     /// A revocation may have come between the check and the moment at which the connection could be found.
@@ -198,8 +206,7 @@ impl Transport {
             let identity = gate.identify(request);
             return self.renewed(renewal, identity);
         }
-        let client = self.session.client();
-        let (Some(hooks), Some(client)) = (self.shared.hooks(), &*client) else {
+        let (Some(hooks), Some(client)) = (self.shared.hooks(), self.client()) else {
             return match renewal {
                 // The program has said that the client is anonymous, and nobody else decides.
                 Renewal::First => self.slot.tell(&ServerEvent::Refreshed { id: None, expires: self.expires() }),
@@ -215,7 +222,7 @@ impl Transport {
                 (request.auth, request.tls) = (Some(auth), self.rare.tls());
                 hooks.authenticate(request).left_future()
             }
-            Renewal::Refresh(_) => hooks.refresh(client, auth).right_future(),
+            Renewal::Refresh(_) => hooks.refresh(&client, auth).right_future(),
         };
         let answer = async move {
             tokio::time::sleep(wait).await;
@@ -249,12 +256,12 @@ impl Transport {
         if may_change && self.count_for_user(&identity.user, None).is_err() {
             return self.say_bye(None, ErrorCode::TooManyConnections, USER_FULL);
         }
-        let client = self.adopt(&identity);
+        self.adopt(&identity);
         self.end_if_revoked(&identity);
         self.slot.tell(&ServerEvent::Refreshed { id, expires: identity.time_left(now()) });
         // A client that proves nothing over and over is no news.
         if may_change && identity.user != earlier.user {
-            self.tell_observers(News::Connected(client));
+            self.tell_of_connection();
         }
         self.keep_assigned_of(&identity);
         self.assign(identity.topics.iter().filter(|topic| !earlier.topics.contains(topic)).cloned());

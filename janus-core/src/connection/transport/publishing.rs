@@ -77,10 +77,10 @@ impl Transport {
         if run.is_some_and(|run| run.is_permitted) {
             return self.offer(topic, pending, outcome);
         }
-        let client = self.session.client();
+        let client = self.client();
         let grants = |client: &Client| client.identity.publish.decide(&topic) == Some(true);
-        let permission = match (self.shared.installed_hooks(), &*client) {
-            (_, client) if self.is_reserved(&topic) && !client.as_deref().is_some_and(grants) => {
+        let permission = match (self.shared.installed_hooks(), &client) {
+            (_, client) if self.is_reserved(&topic) && !client.as_ref().is_some_and(grants) => {
                 Err(Some(Refused::new(ErrorCode::Forbidden, RESERVED)))
             }
             // A grant holds even where nobody may publish, and a client keeps its grants when hooks are no longer needed.
@@ -99,7 +99,6 @@ impl Transport {
         };
         match permission {
             Ok(None) => {
-                drop(client);
                 if let Some(run) = self.rare.run_mut().filter(|run| run.owed.topic == topic) {
                     run.is_permitted = true;
                 }

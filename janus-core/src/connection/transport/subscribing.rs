@@ -75,19 +75,19 @@ impl Transport {
         &self,
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
-        let client = self.session.client();
+        let client = self.client();
         let grants = |client: &Client| client.identity.decides_subscribe(topic) == Some(true);
-        if self.is_reserved(topic) && !client.as_deref().is_some_and(grants) {
+        if self.is_reserved(topic) && !client.as_ref().is_some_and(grants) {
             return Err(Refused::new(ErrorCode::Forbidden, RESERVED));
         }
-        let Some(client) = &*client else { return Ok(None) };
+        let Some(client) = client else { return Ok(None) };
         // Any client could do without its token, so a public topic is open to each.
         if self.shared.config().namespace(topic.as_str()).anonymous_subscribe {
             return Ok(None);
         }
         // A client keeps its grants when hooks are no longer needed, and those of the program hold without hooks.
         match self.shared.installed_hooks() {
-            Some(hooks) => hooks.authorize_subscribe(client, topic),
+            Some(hooks) => hooks.authorize_subscribe(&client, topic),
             None => granted_subscribe(&client.identity, topic).map(|_| None),
         }
     }

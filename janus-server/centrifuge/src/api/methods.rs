@@ -124,7 +124,7 @@ async fn put_broadcast<'o>(janus: &Janus, params: &str, result: Object<'o>) -> R
     let content = message(PLACEHOLDER, params)?;
     let mut responses = Vec::with_capacity(channels.len());
     for channel in &channels {
-        let receipt = match content.clone().with_topic(channel) {
+        let receipt = match content.for_topic(channel) {
             Ok(message) => janus.publish_message(message).await,
             Err(error) => Err(error),
         };

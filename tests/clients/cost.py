@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a client of Centrifugo costs, compared with a client of janus.v1.json: cost.py BINARY [CLIENTS [MESSAGES [ROUNDS]]]
+"""What clients of Centrifugo and of Pusher cost, compared with clients of janus.v1.json: cost.py BINARY [CLIENTS [MESSAGES [ROUNDS]]]
 
-Both in the same run, one after the other, round by round: the CPU time of the server for one delivery, and the memory of a server
+All in the same run, one after the other, round by round: the CPU time of the server for one delivery, and the memory of a server
 with idle clients. BINARY is a release build. The last line has the ratios.
 """
 
@@ -13,19 +13,26 @@ import socket
 import statistics
 import struct
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE.parent / "clients"))
+sys.path.insert(0, str(HERE))
 from harness import Server
 
-SETTINGS = {"centrifuge": "true", "max-connections": "20000"}
+SECRET = tempfile.NamedTemporaryFile("w", suffix=".secret")
+SETTINGS = {"centrifuge": "true", "pusher-app-id": "1", "pusher-key": "key", "pusher-secret-file": SECRET.name,
+            "max-connections": "20000"}
+# The path, and what a client sends: each is answered with two messages.
 OPENINGS = {
     "janus.v1.json": ("/ws", ['{"type":"hello"}', '{"type":"subscribe","id":1,"topic":"TOPIC"}']),
     "centrifuge": ("/connection/websocket", ['{"id":1,"connect":{}}', '{"id":2,"subscribe":{"channel":"TOPIC"}}']),
+    "pusher": ("/app/key?protocol=7", ['{"event":"pusher:subscribe","data":{"channel":"TOPIC"}}']),
 }
+# Clients of Pusher are in a namespace of their own.
+TOPIC = {"pusher": "pusher:news"}
 
 
 def frame(text):
@@ -89,7 +96,7 @@ def delivery(binary, protocol, count, messages):
         clients.bytes, before = 0, cpu(server)
         for number in range(messages):
             seen = clients.bytes
-            assert server.publish("news", data)
+            assert server.publish(TOPIC.get(protocol, "news"), data)
             # All of a message before the next: no batches.
             clients.read_until(lambda: clients.bytes - seen >= count * 60)
         return (cpu(server) - before) / (messages * count)
@@ -99,10 +106,10 @@ def delivery(binary, protocol, count, messages):
 
 
 def idle(binary, protocol, count):
-    """Bytes for one idle client."""
+    """Bytes for one idle client, without what the first clients make the allocator set aside."""
     server = Server(binary, SETTINGS)
     try:
-        warm = Clients(server, protocol, "warm", 100)
+        warm = Clients(server, protocol, "warm", count)
         before = memory(server)
         clients = Clients(server, protocol, "news", count)
         return (memory(server) - before) / count
@@ -114,17 +121,20 @@ def idle(binary, protocol, count):
 def main():
     binary = os.path.realpath(sys.argv[1])
     count, messages, rounds = (int(word) for word in [*sys.argv[2:], *["1000", "300", "5"][len(sys.argv) - 2:]])
+    SECRET.write("a-secret-of-the-measurement\n")
+    SECRET.flush()
     times, sizes = {name: [] for name in OPENINGS}, {name: [] for name in OPENINGS}
     for _ in range(rounds):
         for name in OPENINGS:
             times[name].append(delivery(binary, name, count, messages))
             sizes[name].append(idle(binary, name, count))
+    native = "janus.v1.json"
+    ratio = lambda figures, name: round(statistics.median(a / b for a, b in zip(figures[name], figures[native])), 3)
     for name in OPENINGS:
         spread = f"{min(times[name]) * 1e6:.2f} to {max(times[name]) * 1e6:.2f}"
         print(f"{name:14} {statistics.median(times[name]) * 1e6:6.2f} us a delivery ({spread}), "
               f"{statistics.median(sizes[name]):7.0f} bytes an idle client")
-    ratio = lambda figures: statistics.median(figures["centrifuge"]) / statistics.median(figures["janus.v1.json"])
-    print(json.dumps({"delivery": round(ratio(times), 3), "idle": round(ratio(sizes), 3)}))
+    print(json.dumps({name: {"delivery": ratio(times, name), "idle": ratio(sizes, name)} for name in OPENINGS if name != native}))
 
 
 main()
