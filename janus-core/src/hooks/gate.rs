@@ -17,10 +17,11 @@ use crate::wire::TopicName;
 /// user remains the same user.
 ///
 /// The [reserved](Self::reserve) topics belong to the protocol: a client of another protocol may subscribe or publish there
-/// only if its identity names the topic ([`Grant::Only`](super::Grant::Only), or [`Grant::All`](super::Grant::All)). A client without an
-/// identity may not, and neither may a client about whose topics a hook decides, because most hooks allow what they do not
-/// know. Publishers in this process, and those with the right of a [`PublishRoute`](crate::wire::PublishRoute), may always
-/// publish.
+/// only if its identity names the topic, with a pattern of [`Grant::Only`](super::Grant::Only) or among
+/// [`Identity::topics`](super::Identity::topics). A client without an identity may not. Neither may a client with
+/// [`Grant::All`](super::Grant::All), which hooks give to clients that nothing is known about, nor a client about whose topics a
+/// hook decides, because most hooks allow what they do not know. Publishers in this process, and those with the right of a
+/// [`PublishRoute`](crate::wire::PublishRoute), may always publish.
 ///
 /// The function is called on a home arbiter: it must not block, and should not panic.
 ///
@@ -56,7 +57,7 @@ impl Gate {
         Self { protocol, identify: Arc::new(identify), reserved: Patterns::default() }
     }
 
-    /// Sets the topics that clients of other protocols reach by an explicit grant alone. By default none.
+    /// Sets the topics that clients of other protocols reach only by a grant that names them. By default none.
     #[must_use]
     pub fn reserve(self, topics: Patterns) -> Self {
         Self { reserved: topics, ..self }

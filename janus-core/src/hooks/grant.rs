@@ -54,6 +54,11 @@ impl Grant {
             Self::Ask => None,
         }
     }
+
+    /// Whether a pattern of the grant matches the topic. A grant of all topics names none.
+    pub(crate) fn names(&self, topic: &TopicName) -> bool {
+        matches!(self, Self::Only(patterns) if patterns.matches(topic.as_str()))
+    }
 }
 
 /// All topics, or none.

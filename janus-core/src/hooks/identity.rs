@@ -128,6 +128,11 @@ impl Identity {
         if self.topics.contains(topic) { Some(true) } else { self.subscribe.decide(topic) }
     }
 
+    /// Whether the identity names the topic for the client's subscriptions.
+    pub(crate) fn names_subscribe(&self, topic: &TopicName) -> bool {
+        self.topics.contains(topic) || self.subscribe.names(topic)
+    }
+
     /// The time left at `now`, zero if the identity has ended; `None` without an end.
     pub(crate) fn time_left(&self, now: SystemTime) -> Option<Duration> {
         self.expires.map(|expires| expires.duration_since(now).unwrap_or_default())

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use futures_util::{SinkExt as _, StreamExt as _};
-use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
+use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity, Patterns};
 use janus_core::{Builder, ClientId, Config, Janus, Message};
 use janus_pusher::{Pusher, PusherSettings};
 use md5::{Digest as _, Md5};
@@ -312,6 +312,25 @@ impl Hooks for Welcome {
     }
 }
 
+/// Knows no client, and lets each do what no rule is about, as a server does that only tells a backend of its clients.
+struct Unasked;
+
+impl Hooks for Unasked {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        Ok(Identity::anonymous().may_subscribe(true).may_publish(true))
+    }
+}
+
+/// A backend of the application, as a client with a grant that names its channels.
+struct Named;
+
+impl Hooks for Named {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        let channels = Patterns::new(["pusher:**"]).unwrap();
+        Ok(Identity::user("backend").subscribe(channels.clone()).publish(channels))
+    }
+}
+
 /// Keeps everybody out.
 struct Closed;
 
@@ -332,7 +351,8 @@ async fn native(janus: &Janus, request: Value) -> Value {
 
 #[tokio::test]
 async fn clients_of_other_protocols_do_not_reach_the_channels() {
-    for janus in [start(|builder| builder).await, start(|builder| builder.hooks(Welcome)).await] {
+    let unasked = start(|builder| builder.hooks(Unasked)).await;
+    for janus in [start(|builder| builder).await, start(|builder| builder.hooks(Welcome)).await, unasked] {
         for topic in ["pusher:private-a", "pusher:news", "pusher-presence:presence-a", "pusher-cache:cache-a"] {
             let answer = native(&janus, json!({ "type": "subscribe", "topic": topic, "id": 1 })).await;
             assert_eq!((&answer["type"], &answer["error"]), (&json!("error"), &json!("forbidden")), "{answer}");
@@ -343,6 +363,18 @@ async fn clients_of_other_protocols_do_not_reach_the_channels() {
         assert_eq!(answer["type"], "subscribed", "{answer}");
         janus.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_whose_grant_names_the_channels_reaches_them() {
+    let janus = start(|builder| builder.hooks(Named)).await;
+    let subscribe = json!({ "type": "subscribe", "topic": "pusher:private-a", "id": 1 });
+    assert_eq!(native(&janus, subscribe).await["type"], "subscribed");
+    let publish = json!({ "type": "publish", "topic": "pusher:private-a", "data": 1, "ack": true, "id": 1 });
+    assert_eq!(native(&janus, publish).await["type"], "published");
+    let elsewhere = json!({ "type": "subscribe", "topic": "pusher-presence:presence-a", "id": 1 });
+    assert_eq!(native(&janus, elsewhere).await["error"], "forbidden");
+    janus.shutdown().await;
 }
 
 #[tokio::test]

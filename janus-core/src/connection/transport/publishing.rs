@@ -78,9 +78,9 @@ impl Transport {
             return self.offer(topic, pending, outcome);
         }
         let client = self.client();
-        let grants = |client: &Client| client.identity.publish.decide(&topic) == Some(true);
+        let names = |client: &Client| client.identity.publish.names(&topic);
         let permission = match (self.shared.installed_hooks(), &client) {
-            (_, client) if self.is_reserved(&topic) && !client.as_ref().is_some_and(grants) => {
+            (_, client) if self.is_reserved(&topic) && !client.as_ref().is_some_and(names) => {
                 Err(Some(Refused::new(ErrorCode::Forbidden, RESERVED)))
             }
             // A grant holds even where nobody may publish, and a client keeps its grants when hooks are no longer needed.

@@ -76,8 +76,8 @@ impl Transport {
         topic: &TopicName,
     ) -> Result<Option<impl Future<Output = Result<(), Refused>> + use<>>, Refused> {
         let client = self.client();
-        let grants = |client: &Client| client.identity.decides_subscribe(topic) == Some(true);
-        if self.is_reserved(topic) && !client.as_ref().is_some_and(grants) {
+        let names = |client: &Client| client.identity.names_subscribe(topic);
+        if self.is_reserved(topic) && !client.as_ref().is_some_and(names) {
             return Err(Refused::new(ErrorCode::Forbidden, RESERVED));
         }
         let Some(client) = client else { return Ok(None) };
@@ -92,7 +92,7 @@ impl Transport {
         }
     }
 
-    /// Whether the topic belongs to a protocol, and takes an explicit grant.
+    /// Whether the topic belongs to a protocol, and takes a grant that names the topic.
     pub(super) fn is_reserved(&self, topic: &TopicName) -> bool {
         self.shared.gates.get().is_some_and(|gates| gates.reserve(topic))
     }
