@@ -24,6 +24,9 @@ use serde_json::value::RawValue;
 use crate::json::Object;
 use error::ApiError;
 
+/// The scheme of a key in the header `Authorization`.
+const SCHEME: &str = "apikey";
+
 /// Commands of a batch. A backend with more sends several batches.
 const MAX_COMMANDS: usize = 1_000;
 
@@ -49,7 +52,8 @@ impl fmt::Debug for ServerApi {
 impl ServerApi {
     /// The API for callers that `authorize` lets through. The function is given the head of the request, the key that the caller has shown,
     /// and whether the caller is on this machine. An error of the function is the answer, before the body is read and before the
-    /// request counts as one under way ([`HttpRoute::check`]). The function must not block.
+    /// request counts as one under way ([`HttpRoute::check`]); an error with status 401 names the headers for the key. The function must
+    /// not block.
     pub fn new(
         authorize: impl Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync + 'static,
     ) -> Self {
@@ -62,7 +66,7 @@ impl ServerApi {
         let key = key.into();
         Self::new(move |_, shown, _| match shown.is_some_and(|shown| !key.is_empty() && are_equal(shown, &key)) {
             true => Ok(()),
-            false => Err(HttpError::new(401, "unauthorized", "send the key in the header X-API-Key: KEY")),
+            false => Err(HttpError::new(401, "unauthorized", "the key is not the key of the server API")),
         })
     }
 
@@ -74,8 +78,23 @@ impl ServerApi {
     pub fn route(&self, path: &str) -> Result<HttpRoute, PathPatternError> {
         let authorize = Arc::clone(&self.0);
         let route = HttpRoute::new("POST", format!("{path}/*").parse()?, answer);
-        Ok(route.check(move |head, is_local| authorize(head, shown_key(head), is_local)))
+        Ok(route.check(move |head, is_local| {
+            let shown = shown_key(head);
+            authorize(head, shown, is_local).map_err(|error| refusal(error, shown.is_some()))
+        }))
     }
+}
+
+/// A refusal with the headers of this API: the rule may be one of another API, whose callers show their key in another header.
+fn refusal(error: HttpError, has_key: bool) -> HttpError {
+    if error.status != 401 {
+        return error;
+    }
+    let message = match has_key {
+        true => error.message,
+        false => "send the server's api_key in the header X-API-Key: KEY, or Authorization: apikey KEY".to_owned(),
+    };
+    HttpError { message, challenge: SCHEME, ..error }
 }
 
 async fn answer(request: RouteRequest) -> Result<RouteResponse, HttpError> {
@@ -144,7 +163,7 @@ fn put<'o>(object: Object<'o>, answer: &Answer, key: &str) -> Object<'o> {
 fn shown_key(head: &HttpRequest) -> Option<&str> {
     head.header("x-api-key").map(str::trim).or_else(|| {
         let (scheme, key) = head.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("apikey").then(|| key.trim())
+        scheme.eq_ignore_ascii_case(SCHEME).then(|| key.trim())
     })
 }
 

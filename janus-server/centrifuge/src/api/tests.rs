@@ -19,6 +19,12 @@ async fn serve() -> Janus {
 
 /// The status and the body of an answer.
 async fn post(janus: &Janus, method: &str, header: &str, body: &str) -> (u16, String) {
+    let answer = exchange(janus, method, header, body).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+async fn exchange(janus: &Janus, method: &str, header: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
     let length = body.len();
     let head = format!("POST /centrifuge/api/{method} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
@@ -26,8 +32,7 @@ async fn post(janus: &Janus, method: &str, header: &str, body: &str) -> (u16, St
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
+    answer
 }
 
 async fn call(janus: &Janus, method: &str, params: Value) -> Value {
@@ -52,6 +57,27 @@ async fn only_callers_with_the_key_are_served() {
     assert_eq!(info("accept: */*").await, 401);
     assert_eq!(post(&janus, "dance", &format!("x-api-key: {KEY}"), "{}").await.0, 404);
     assert!(!are_equal("", "a") && !are_equal("ab", "a") && are_equal("a", "a"));
+    janus.shutdown().await;
+}
+
+/// The rule of a server may be that of another API, with words for callers of that API.
+#[tokio::test]
+async fn a_refused_caller_is_told_the_headers_of_this_api() {
+    let authorize = |_: &HttpRequest, shown: Option<&str>, _| match shown {
+        Some(_) => Err(HttpError::new(401, "unauthorized", "another key")),
+        None => Err(HttpError::new(401, "unauthorized", "send it as Authorization: Bearer KEY")),
+    };
+    let config = Config { listen: Vec::new(), http_listen: vec!["127.0.0.1:0".parse().unwrap()], ..Config::default() };
+    let route = ServerApi::new(authorize).route("/centrifuge/api").unwrap();
+    let janus = Janus::builder().config(config).route(route).start().await.unwrap();
+    for header in ["authorization: Bearer k", "accept: */*"] {
+        let answer = exchange(&janus, "info", header, "{}").await;
+        assert!(answer.contains("\r\nwww-authenticate: apikey\r\n"), "{answer}");
+        assert!(answer.contains("X-API-Key: KEY, or Authorization: apikey KEY"), "{answer}");
+        assert!(!answer.contains("Bearer"), "{answer}");
+    }
+    let answer = exchange(&janus, "info", "x-api-key: k", "{}").await;
+    assert!(answer.contains("\r\nwww-authenticate: apikey\r\n") && answer.contains("another key"), "{answer}");
     janus.shutdown().await;
 }
 
