@@ -1,5 +1,7 @@
 //! The methods, over real sockets.
 
+use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
+use janus_core::testing::TestServer;
 use janus_core::{Config, Janus, Namespace, Presence};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -148,8 +150,39 @@ async fn channels_members_and_nodes_are_told() {
     assert_eq!(call(&janus, "presence", json!({"channel": "b"})).await["result"], json!({"presence": {}}));
     let stats = call(&janus, "presence_stats", json!({"channel": "b"})).await;
     assert_eq!(stats["result"], json!({"num_clients": 0, "num_users": 0}));
-    let info = call(&janus, "info", json!({})).await;
-    assert_eq!(info["result"]["nodes"][0]["num_channels"], 2, "{info}");
+    janus.shutdown().await;
+}
+
+/// Believes each client's name.
+struct Names;
+
+impl Hooks for Names {
+    async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        Ok(Identity::user(request.auth.unwrap_or_default()))
+    }
+}
+
+#[tokio::test]
+async fn a_node_tells_its_clients_users_subscriptions_and_channels() {
+    let node = async |janus: &Janus| {
+        let info = call(janus, "info", json!({})).await;
+        let node = &info["result"]["nodes"][0];
+        assert!(node["uptime"].as_u64().is_some(), "{info}");
+        ["num_clients", "num_users", "num_subs", "num_channels"].map(|key| node[key].as_u64().unwrap())
+    };
+    let route = ServerApi::with_key(KEY).route("/centrifuge/api").unwrap();
+    let server = TestServer::of(Janus::builder().hooks(Names).route(route)).await;
+    let janus = server.janus();
+    // Kept without a subscriber, which is no channel; and the caller is no client.
+    janus.publish("kept", &1).await.unwrap();
+    assert_eq!(node(janus).await, [0, 0, 0, 0]);
+    let mut clients = Vec::new();
+    for user in ["alice", "alice", "bob"] {
+        let mut client = server.connect().auth(user).connect().await;
+        client.subscribe("news").await;
+        clients.push(client);
+    }
+    assert_eq!(node(janus).await, [3, 2, 3, 1]);
     janus.shutdown().await;
 }
 
@@ -178,7 +211,7 @@ async fn a_batch_ends_where_its_answers_are_too_long() {
     let history = json!({"history": {"channel": "a", "limit": -1}});
     let commands = json!({"commands": [publish, history, history, publish]}).to_string();
     let mut answer = BytesMut::new();
-    batch(&janus, &commands, 1_500, &mut answer).await;
+    batch(&janus, Instant::now(), &commands, 1_500, &mut answer).await;
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     let replies = answer["replies"].as_array().unwrap();
     assert!(replies[1]["history"].is_object() && replies[2]["history"].is_object(), "{answer}");
