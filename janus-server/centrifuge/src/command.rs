@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// One command: a number, and one of the other members. A command without any answers a ping.
@@ -87,8 +87,13 @@ pub(crate) struct Channel<'a> {
 pub(crate) struct Publish<'a> {
     #[serde(borrow)]
     pub(crate) channel: Cow<'a, str>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "present")]
     pub(crate) data: Option<&'a RawValue>,
+}
+
+/// Takes `null` for a value, where a missing member is none.
+pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Deserialize)]

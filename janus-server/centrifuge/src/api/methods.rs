@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use janus_core::wire::{Base64, BytesMut, ErrorCode, HistoryQuery, IdempotencyKey, Position, Since};
 use janus_core::{ClientId, Delivery, Epoch, Janus, Message, Receipt, TopicInfo};
-use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use super::params::{Channel, Channels, Code, Content, Disconnect, History, Pattern};
+use super::params::{Channel, Channels, Code, Content, Disconnect, History, Pattern, read};
 use super::{Answer, put};
 use crate::codes::{LIMIT_EXCEEDED, UNRECOVERABLE};
 use crate::json::{Object, json_text};
@@ -85,14 +84,9 @@ pub(super) async fn call(janus: &Janus, started: Instant, method: &str, params: 
     String::from_utf8(out.into()).map_err(|_| ApiError::of(ErrorCode::Internal, "not text"))
 }
 
-/// An empty body is an empty object.
-fn read<T: DeserializeOwned>(params: &str) -> Result<T, ApiError> {
-    Ok(serde_json::from_str(if params.trim_ascii().is_empty() { "{}" } else { params })?)
-}
-
 /// The message of a `publish` or of a `broadcast`.
 fn message(channel: &str, params: &str) -> Result<Message, ApiError> {
-    let Content { data, b64data, idempotency_key, skip_history, tags } = serde_json::from_str(params)?;
+    let Content { data, b64data, idempotency_key, skip_history, tags } = read(params)?;
     if skip_history == Some(true) {
         return Err(ApiError::not_available("skip_history: each message of a topic has its number, and is kept"));
     }

@@ -120,9 +120,9 @@ async fn batch(janus: &Janus, started: Instant, body: &str, max_answer_bytes: us
         #[serde(borrow)]
         commands: Vec<std::collections::BTreeMap<&'a str, &'a RawValue>>,
     }
-    let batch: Batch<'_> = match serde_json::from_str(body) {
+    let batch: Batch<'_> = match params::read(body) {
         Ok(batch) => batch,
-        Err(error) => return put(Object::new(json), &Err(error.into()), "result").end(),
+        Err(error) => return put(Object::new(json), &Err(error), "result").end(),
     };
     if batch.commands.len() > MAX_COMMANDS {
         let error = ApiError::bad_request(format!("at most {MAX_COMMANDS} commands in a batch"));

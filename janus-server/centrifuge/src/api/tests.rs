@@ -118,6 +118,18 @@ async fn a_message_is_published_and_read_with_its_text_unchanged() {
 }
 
 #[tokio::test]
+async fn null_is_a_value() {
+    let janus = serve().await;
+    let published = call(&janus, "publish", json!({"channel": "a", "data": null})).await;
+    assert_eq!(published["result"]["offset"], 1, "{published}");
+    call(&janus, "broadcast", json!({"channels": ["a"], "data": null})).await;
+    let history = call(&janus, "history", json!({"channel": "a", "limit": 5})).await;
+    let publications = json!([{"offset": 1, "data": null}, {"offset": 2, "data": null}]);
+    assert_eq!(history["result"]["publications"], publications);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_repeated_message_is_published_once() {
     let janus = serve().await;
     let publish = json!({"channel": "a", "data": 1, "idempotency_key": "k"});
@@ -230,6 +242,27 @@ async fn topics_without_subscribers_do_not_count_as_channels() {
     let _subscriber = janus.subscribe("kept:zzz").unwrap();
     let channels = call(&janus, "channels", json!({"pattern": "kept:*"})).await;
     assert_eq!(channels["result"]["channels"], json!({"kept:zzz": {"num_clients": 1}}));
+    janus.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_body_of_another_form_is_told_what_is_expected() {
+    let janus = serve().await;
+    let said = async |method: &str, body: &str| post(&janus, method, &format!("x-api-key: {KEY}"), body).await.1;
+    for method in ["presence", "publish", "broadcast", "history", "batch"] {
+        for body in ["not json", "[]", "[\"a\"]", "null", "{\"channel\":"] {
+            let answer = said(method, body).await;
+            assert!(
+                answer.contains("\"code\":107") && answer.contains("must be a JSON object"),
+                "{method} {body}: {answer}"
+            );
+        }
+    }
+    for body in ["", "{}", r#"{"data":1}"#] {
+        assert!(said("publish", body).await.contains("missing field `channel`"), "{body}");
+    }
+    assert!(said("batch", "{}").await.contains("missing field `commands`"));
+    assert!(said("batch", r#"{"commands":[{"presence":[]}]}"#).await.contains("must be a JSON object"));
     janus.shutdown().await;
 }
 
