@@ -19,9 +19,20 @@ const METHODS: [&str; 8] =
 
 /// Methods of Centrifugo that Janus has no counterpart for, with the reason.
 const UNAVAILABLE: [(&str, &str); 5] = [
-    ("subscribe", "a server of Janus subscribes clients by the topics of their tokens: give the client another token"),
-    ("unsubscribe", "a subscription ends with the grant of the client's token: give the client another token"),
-    ("refresh", "a client refreshes its token by itself"),
+    (
+        "subscribe",
+        "clients subscribe by themselves to what their tokens grant: tell the client to subscribe. Another grant takes effect when \
+         the client refreshes its token (use a short exp), and another janus.topics when the client next connects with it",
+    ),
+    (
+        "unsubscribe",
+        "a subscription ends when the client refreshes with a token that does not grant the channel: use a short exp, or \
+         revoke the token by its jti",
+    ),
+    (
+        "refresh",
+        "a client refreshes its token by itself, before the exp of the token: use a short exp, or disconnect the user",
+    ),
     ("history_remove", "a history is not cut off: its namespace has limits of messages, bytes and age"),
     ("rpc", "Janus has no rpc"),
 ];

@@ -285,6 +285,11 @@ async fn what_cannot_be_is_refused_and_not_ignored() {
     ] {
         assert_eq!(code(&call(&janus, method, params.clone()).await), expected, "{method} {params}");
     }
+    // A backend cannot give a connected client another token.
+    for method in ["subscribe", "unsubscribe", "refresh"] {
+        let refused = call(&janus, method, json!({})).await.to_string();
+        assert!(refused.contains("short exp") && !refused.contains("give the client"), "{refused}");
+    }
     assert_eq!(call(&janus, "publish", json!({"channel": "a", "data": 1, "tags": {}})).await["error"], Value::Null);
     assert_eq!(call(&janus, "disconnect", json!({"user": "u"})).await, json!({"result": {}}));
     janus.shutdown().await;
