@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 
 use janus_core::ClientId;
-use janus_core::wire::websocket::{ClientMessage, MessageDecoder, MessageWriter, Reading};
+use janus_core::wire::websocket::{ClientMessage, Close, MessageDecoder, MessageWriter, Reading};
 use janus_core::wire::{
     BytesMut, Command, Credentials, Epoch, ErrorCode, FrameError, HistoryQuery, Limits, Open, Position, Publication,
     RequestId, Since, TopicName,
 };
 
-use crate::codes::{METHOD_NOT_FOUND, NOT_AVAILABLE};
+use crate::codes::{JSON_ALONE, METHOD_NOT_FOUND, NOT_AVAILABLE, PERMISSION_DENIED};
 use crate::command::{self, Connect, Recovery};
 use crate::json::Object;
 use crate::request_id::{Kind, request_id};
@@ -24,6 +24,8 @@ const REJECT_UNRECOVERED: u64 = 2;
 #[derive(Debug, Default)]
 pub struct CentrifugeDecoder {
     is_opened: bool,
+    /// The client speaks Protobuf, and is turned away.
+    refuses: bool,
     /// Most clients have none of these.
     rare: Option<Box<Rare>>,
 }
@@ -93,6 +95,12 @@ impl MessageDecoder for CentrifugeDecoder {
         }
     }
 
+    fn begin(&mut self) -> Option<Command> {
+        let (code, reason) = JSON_ALONE;
+        let close = Close { code, reason: reason.into() };
+        self.refuses.then(|| Command::Close(MessageWriter::bytes(|out| out.close(&close))))
+    }
+
     fn opened(&mut self, _: &str, _: ClientId) {
         self.is_opened = true;
     }
@@ -107,6 +115,11 @@ impl MessageDecoder for CentrifugeDecoder {
 }
 
 impl CentrifugeDecoder {
+    /// The decoder of a client that is turned away with the reason.
+    pub(crate) fn refusing() -> Self {
+        Self { refuses: true, ..Self::default() }
+    }
+
     fn next_further(&mut self) -> Option<Command> {
         let rare = self.rare.as_mut()?;
         let further = rare.further.pop_front();

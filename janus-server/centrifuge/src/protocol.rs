@@ -15,6 +15,12 @@ use crate::decoder::CentrifugeDecoder;
 use crate::json::{Object, json_text, put_json, put_number};
 use crate::request_id::{self, Kind};
 
+/// The subprotocols that clients of Centrifugo ask for; most clients with JSON ask for none.
+const SUBPROTOCOLS: &[&str] = &["centrifuge-json", PROTOBUF];
+
+/// Named in the answer as well: without an answer the client of a browser sees a failed handshake, without a reason, and tries again.
+const PROTOBUF: &str = "centrifuge-protobuf";
+
 /// The client protocol of Centrifugo 4 and later, in JSON, for [`Builder::websocket`](janus_core::Builder::websocket).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Centrifuge;
@@ -34,8 +40,15 @@ impl MessageProtocol for Centrifuge {
         "centrifuge"
     }
 
-    fn decoder(&self, _: Option<&HttpRequest>) -> CentrifugeDecoder {
-        CentrifugeDecoder::default()
+    fn subprotocols(&self) -> &'static [&'static str] {
+        SUBPROTOCOLS
+    }
+
+    fn decoder(&self, request: Option<&HttpRequest>) -> CentrifugeDecoder {
+        match request.is_some_and(asks_for_protobuf) {
+            true => CentrifugeDecoder::refusing(),
+            false => CentrifugeDecoder::default(),
+        }
     }
 
     fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut MessageWriter<'_>) {
@@ -72,6 +85,13 @@ impl MessageProtocol for Centrifuge {
     fn refreshes(&self) -> bool {
         true
     }
+}
+
+/// Whether the subprotocol in the answer, the first known one that the client offers, is that of Protobuf.
+fn asks_for_protobuf(request: &HttpRequest) -> bool {
+    let headers = request.headers.iter().filter(|(name, _)| name == "sec-websocket-protocol");
+    let mut offers = headers.flat_map(|(_, value)| value.split(',')).map(str::trim);
+    offers.find(|offer| SUBPROTOCOLS.contains(offer)) == Some(PROTOBUF)
 }
 
 fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
