@@ -22,6 +22,8 @@ pub struct Codes {
     pub reason: &'static str,
 }
 
+/// A channel that a client may not use.
+pub(crate) const PERMISSION_DENIED: u16 = 103;
 /// A command without a meaning here, such as `rpc`.
 pub(crate) const METHOD_NOT_FOUND: u16 = 104;
 /// A command that this server does not carry out.

@@ -20,6 +20,10 @@ use crate::request_id::{Kind, request_id};
 /// A client of such a subscription wants an error, and no subscription, if the position cannot be recovered.
 const REJECT_UNRECOVERED: u64 = 2;
 
+/// What a client is told that wants a channel which a Centrifugo keeps from most users.
+const RESERVED: &str = "user-limited channels (with a #) and private channels (that begin with $) are not supported: name \
+    the channel otherwise, and grant the channel to its users in their tokens";
+
 /// Reads the commands of one client.
 #[derive(Debug, Default)]
 pub struct CentrifugeDecoder {
@@ -159,6 +163,9 @@ impl CentrifugeDecoder {
 
     /// A command with a number.
     fn requested(&mut self, id: u32, command: command::Command<'_>, limits: &Limits) -> Result<Step, FrameError> {
+        if command.channel().is_some_and(is_reserved) {
+            return Ok(Step::One(refusal(id, PERMISSION_DENIED, RESERVED)));
+        }
         let of = |kind, name: &str| {
             let request = request_id(kind, id);
             limits.topic(name).map(|topic| (topic, request)).map_err(|error| error.with_id(request))
@@ -239,6 +246,12 @@ impl CentrifugeDecoder {
     }
 }
 
+/// Whether a Centrifugo admits only some users to a channel of this name, who are named behind a `#` or have a token of the channel. Such
+/// a name is plain to Janus, and a grant of many channels at once would open the channel to every user.
+fn is_reserved(channel: &str) -> bool {
+    channel.contains('#') || channel.starts_with('$')
+}
+
 impl command::Command<'_> {
     fn has_method(&self) -> bool {
         let Self {
@@ -257,7 +270,9 @@ impl command::Command<'_> {
 
 /// Opens the connection, and subscribes to the server's subscriptions of an earlier connection.
 fn connect_steps(id: u32, connect: Connect<'_>, limits: &Limits) -> Result<Step, FrameError> {
-    let recoveries = connect.subs.into_iter().filter(|(_, recovery)| recovery.recover).take(limits.max_topics);
+    // The client says which channels these are: a reserved one begins anew, if it is one of the token's.
+    let recoveries = connect.subs.into_iter().filter(|(channel, recovery)| recovery.recover && !is_reserved(channel));
+    let recoveries = recoveries.take(limits.max_topics);
     let auth = connect.token.filter(|token| !token.is_empty()).map(std::borrow::Cow::into_owned);
     let open = Open { auth, id: request_id(Kind::Connect, id), ..Open::default() };
     let mut steps = VecDeque::from([Command::Open(Box::new(open))]);
