@@ -67,6 +67,9 @@ pub(crate) struct Subscribe<'a> {
     pub(crate) offset: u64,
     #[serde(default)]
     pub(crate) join_leave: bool,
+    /// A token of the subscription's own, which has no meaning here.
+    #[serde(default, borrow)]
+    pub(crate) token: Option<&'a RawValue>,
     #[serde(default)]
     pub(crate) flag: u64,
     /// 0 for a stream of publications; a later Centrifugo has maps as well.

@@ -224,7 +224,13 @@ impl CentrifugeDecoder {
             return Ok(Step::One(refusal(number, NOT_AVAILABLE, message)));
         }
         let or_fail = subscribe.recover && subscribe.flag & REJECT_UNRECOVERED != 0;
-        let id = request_id(if or_fail { Kind::SubscribeOrFail } else { Kind::Subscribe }, number);
+        let has_token = subscribe.token.is_some_and(|token| !matches!(token.get(), "\"\"" | "null"));
+        let kind = match (or_fail, has_token) {
+            (true, _) => Kind::SubscribeOrFail,
+            (false, true) => Kind::SubscribeWithToken,
+            (false, false) => Kind::Subscribe,
+        };
+        let id = request_id(kind, number);
         let topic = limits.topic(&subscribe.channel).map_err(|error| error.with_id(id))?;
         let since = subscribe.recover.then(|| position(&subscribe.epoch, subscribe.offset));
         let command = subscribe_to(topic.clone(), since, subscribe.join_leave, id);
@@ -253,6 +259,16 @@ fn is_reserved(channel: &str) -> bool {
 }
 
 impl command::Command<'_> {
+    /// The channel that the client wants something of. A client may leave any channel.
+    fn channel(&self) -> Option<&str> {
+        let subscribe = self.subscribe.as_ref().map(|subscribe| &subscribe.channel);
+        let publish = || self.publish.as_ref().map(|publish| &publish.channel);
+        let history = || self.history.as_ref().map(|history| &history.channel);
+        let presence = || self.presence.as_ref().or(self.presence_stats.as_ref()).map(|presence| &presence.channel);
+        // In the order in which a command with several members is read.
+        subscribe.or_else(publish).or_else(presence).or_else(history).map(|channel| &**channel)
+    }
+
     fn has_method(&self) -> bool {
         let Self {
             id: _, connect, subscribe, unsubscribe, publish, presence, presence_stats, history, refresh, ..

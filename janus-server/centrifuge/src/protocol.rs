@@ -2,6 +2,7 @@
 //!
 //! A message is encoded once for all clients of its topic, like every message of Janus, and each reply from nothing but the event.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use janus_core::wire::websocket::{Close, MessageProtocol, MessageWriter};
@@ -134,7 +135,12 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         ServerEvent::Error { id: None, topic: Some(topic), code, message } => put_ended(topic, code, message, out),
         ServerEvent::Error { id, code, message, .. } => {
             let codes = Codes::of(code);
-            put_error(id, (codes.error, codes.temporary), message, out);
+            let has_token = matches!(request_id::of(id), Some((Kind::SubscribeWithToken, _)));
+            let message = match has_token && code == ErrorCode::Forbidden {
+                true => Cow::from(format!("{message}; {TOKEN_NOT_LOOKED_AT}")),
+                false => message.into(),
+            };
+            put_error(id, (codes.error, codes.temporary), &message, out);
         }
         ServerEvent::Refused(Refusal { id, code: ErrorCode::TokenExpired, .. }) => {
             // So told, a client asks for another token before it comes back.
@@ -144,6 +150,10 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         _ => {}
     }
 }
+
+/// For a client whose channels were granted by a Centrifugo one by one.
+const TOKEN_NOT_LOOKED_AT: &str =
+    "the token of a subscription is not looked at: the token of the connection must grant the channel";
 
 /// The version that clients are told.
 const VERSION: &str = concat!("Janus ", env!("CARGO_PKG_VERSION"));
