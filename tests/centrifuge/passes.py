@@ -376,6 +376,16 @@ class Passes:
             client.ask("publish", "other", 1)
         self.assertEqual(refused.exception.code, 103)
 
+    def test_a_channel_that_names_its_users_is_refused(self):
+        _, network = self.serve()
+        client = self.connected(network)
+        for channel in ("dialog#alice,bob", "$private"):
+            client.tell("subscribe", channel)
+            self.assertEqual(client.wait_for(1, "unsubscribed", channel)["code"], 103)
+            with self.assertRaises(Refused) as refused:
+                client.ask("publish", channel, 1)
+            self.assertEqual(refused.exception.code, 103)
+
     def test_without_a_token_a_client_is_refused_for_good(self):
         _, network = self.serve(tokens=True)
         client = self.client()
@@ -547,6 +557,12 @@ class InChromium(Passes, unittest.TestCase):
 class InPython(Passes, unittest.TestCase):
     tells_recovery_of_server = False
 
+    def test_a_client_of_the_protobuf_protocol_stays_away(self):
+        _, network = self.serve()
+        client = self.client()
+        client.tell("connect", f"ws://127.0.0.1:{network.ports['http']}/connection/websocket", {"protobuf": True})
+        self.assertEqual(client.wait_for(1, "disconnected")["code"], 3501)
+
     @staticmethod
     def program():
         return Process(str(TARGET / "python/bin/python"), str(HERE / "program.py"))
@@ -557,10 +573,11 @@ class OfHostileInput(unittest.TestCase):
 
     setUp, serve, publish = Passes.setUp, Passes.serve, Passes.publish
 
-    def open(self, network, opened=True):
+    def open(self, network, opened=True, subprotocols=None):
         from websockets.sync.client import connect
         address = f"ws://127.0.0.1:{network.ports['http']}/connection/websocket"
-        socket = self.enterContext(connect(address, compression=None, max_size=None, proxy=None, open_timeout=PATIENCE))
+        socket = self.enterContext(connect(address, compression=None, max_size=None, proxy=None, open_timeout=PATIENCE,
+                                           subprotocols=subprotocols))
         if opened:
             socket.send('{"id":1,"connect":{}}')
             self.assertIn('"connect"', socket.recv(PATIENCE))
@@ -607,12 +624,20 @@ class OfHostileInput(unittest.TestCase):
             socket.send(text)
             self.assertEqual(self.close_code(socket), 3501, text)
 
-    def test_input_of_another_kind_has_the_codes_of_websockets(self):
+    def test_input_of_another_kind_is_closed_for_good(self):
         _, network = self.serve(max_frame_bytes="4 KiB")
-        for message, code in [(b"\x01", 1003), ("x" * 5_000, 1009)]:
+        for message, code in [(b"\x01", 3501), ("x" * 5_000, 1009)]:
             socket = self.open(network)
             socket.send(message)
             self.assertEqual(self.close_code(socket), code)
+
+    def test_a_client_of_another_subprotocol_is_told_so(self):
+        _, network = self.serve()
+        socket = self.open(network, opened=False, subprotocols=["centrifuge-protobuf"])
+        self.assertEqual(socket.subprotocol, "centrifuge-protobuf")
+        self.assertEqual(self.close_code(socket), 3501)
+        socket = self.open(network, subprotocols=["centrifuge-json"])
+        self.assertEqual(socket.subprotocol, "centrifuge-json")
 
     def test_ten_thousand_commands_in_one_message_are_answered(self):
         _, network = self.serve(max_frame_bytes="1 MiB", client_subscribe_rate="0")
@@ -684,7 +709,8 @@ class OfServerApi(unittest.TestCase):
         self.assertEqual(api.presence(cent.PresenceRequest(channel="news")).presence, {})
         self.assertEqual(api.presence_stats(cent.PresenceStatsRequest(channel="news")).num_clients, 0)
         self.assertEqual(api.channels(cent.ChannelsRequest()).channels, {})
-        self.assertEqual(len(api.info(cent.InfoRequest()).nodes), 1)
+        info = api.info(cent.InfoRequest())
+        self.assertEqual([(node.num_clients, node.num_users, node.num_subs, node.num_channels) for node in info.nodes], [(0, 0, 0, 0)])
         api.disconnect(cent.DisconnectRequest(user="nobody"))
         batch = api.batch(cent.BatchRequest(requests=[cent.PublishRequest(channel="news", data=3), cent.InfoRequest()]))
         self.assertEqual(batch.replies[0].offset, 3)

@@ -90,7 +90,7 @@ class Program:
         self.client = Client(url, events=OfClient(), token=more.get("token") or "", data=more.get("data"),
                              get_token=self.get_token if more.get("getsToken") else None, proxy=None, timeout=10.0,
                              min_reconnect_delay=0.1, max_reconnect_delay=0.5,
-                             max_server_ping_delay=more.get("ping", 10_000) / 1000)
+                             max_server_ping_delay=more.get("ping", 10_000) / 1000, use_protobuf=more.get("protobuf", False))
         await self.client.connect()
 
     async def give(self, token):

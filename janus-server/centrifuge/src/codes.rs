@@ -22,6 +22,8 @@ pub struct Codes {
     pub reason: &'static str,
 }
 
+/// A channel that a client may not use.
+pub(crate) const PERMISSION_DENIED: u16 = 103;
 /// A command without a meaning here, such as `rpc`.
 pub(crate) const METHOD_NOT_FOUND: u16 = 104;
 /// A command that this server does not carry out.
@@ -44,6 +46,8 @@ const INTERNAL: (u16, bool) = (100, true);
 pub(crate) const SERVER_ERROR: (u16, &str) = (3004, "internal server error");
 const BAD: (u16, bool) = (BAD_REQUEST, false);
 const MALFORMED: (u16, &str) = (3501, "bad request");
+/// For a client of the Protobuf protocol. Such a client comes back after each close of RFC 6455 but 1009, to the same answer.
+pub(crate) const JSON_ALONE: (u16, &str) = (3501, "only the JSON protocol is served: send text messages");
 
 macro_rules! table {
     ($($janus:ident: $error:expr, $close:expr;)+) => {
@@ -77,7 +81,7 @@ pub const TABLE: &[Codes] = table! {
     BadUtf8: BAD, (1007, "invalid UTF-8");
     FrameTooLarge: BAD, (TOO_BIG, "message too large");
     BadFrame: BAD, (1002, "protocol error");
-    UnsupportedFrame: BAD, (1003, "send text messages: the JSON protocol");
+    UnsupportedFrame: BAD, JSON_ALONE;
     UnknownAction: (METHOD_NOT_FOUND, false), MALFORMED;
     DuplicateKey: BAD, MALFORMED;
     BadTopic: BAD, MALFORMED;
@@ -144,8 +148,7 @@ mod tests {
     fn a_client_comes_back_where_janus_says_so() {
         // Closes by RFC 6455 are clients' bugs; clients of Centrifugo try again after all of them but 1009. An expired token is
         // renewed, which needs another attempt.
-        let exceptions =
-            [ErrorCode::BadUtf8, ErrorCode::BadFrame, ErrorCode::UnsupportedFrame, ErrorCode::TokenExpired];
+        let exceptions = [ErrorCode::BadUtf8, ErrorCode::BadFrame, ErrorCode::TokenExpired];
         for row in TABLE.iter().filter(|row| row.janus.closes() && !exceptions.contains(&row.janus)) {
             assert_eq!(row.reconnects(), row.janus.class() != ErrorClass::DoNot, "{}", row.janus);
         }

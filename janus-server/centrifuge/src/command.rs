@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// One command: a number, and one of the other members. A command without any answers a ping.
@@ -67,6 +67,9 @@ pub(crate) struct Subscribe<'a> {
     pub(crate) offset: u64,
     #[serde(default)]
     pub(crate) join_leave: bool,
+    /// A token of the subscription's own, which has no meaning here.
+    #[serde(default, borrow)]
+    pub(crate) token: Option<&'a RawValue>,
     #[serde(default)]
     pub(crate) flag: u64,
     /// 0 for a stream of publications; a later Centrifugo has maps as well.
@@ -87,8 +90,13 @@ pub(crate) struct Channel<'a> {
 pub(crate) struct Publish<'a> {
     #[serde(borrow)]
     pub(crate) channel: Cow<'a, str>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "present")]
     pub(crate) data: Option<&'a RawValue>,
+}
+
+/// Takes `null` for a value, where a missing member is none.
+pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 
 use janus_core::ClientId;
-use janus_core::wire::websocket::{ClientMessage, MessageDecoder, MessageWriter, Reading};
+use janus_core::wire::websocket::{ClientMessage, Close, MessageDecoder, MessageWriter, Reading};
 use janus_core::wire::{
     BytesMut, Command, Credentials, Epoch, ErrorCode, FrameError, HistoryQuery, Limits, Open, Position, Publication,
     RequestId, Since, TopicName,
 };
 
-use crate::codes::{METHOD_NOT_FOUND, NOT_AVAILABLE};
+use crate::codes::{JSON_ALONE, METHOD_NOT_FOUND, NOT_AVAILABLE, PERMISSION_DENIED};
 use crate::command::{self, Connect, Recovery};
 use crate::json::Object;
 use crate::request_id::{Kind, request_id};
@@ -20,10 +20,16 @@ use crate::request_id::{Kind, request_id};
 /// A client of such a subscription wants an error, and no subscription, if the position cannot be recovered.
 const REJECT_UNRECOVERED: u64 = 2;
 
+/// What a client is told that wants a channel which a Centrifugo keeps from most users.
+const RESERVED: &str = "user-limited channels (with a #) and private channels (that begin with $) are not supported: name \
+    the channel otherwise, and grant the channel to its users in their tokens";
+
 /// Reads the commands of one client.
 #[derive(Debug, Default)]
 pub struct CentrifugeDecoder {
     is_opened: bool,
+    /// The client speaks Protobuf, and is turned away.
+    refuses: bool,
     /// Most clients have none of these.
     rare: Option<Box<Rare>>,
 }
@@ -93,6 +99,12 @@ impl MessageDecoder for CentrifugeDecoder {
         }
     }
 
+    fn begin(&mut self) -> Option<Command> {
+        let (code, reason) = JSON_ALONE;
+        let close = Close { code, reason: reason.into() };
+        self.refuses.then(|| Command::Close(MessageWriter::bytes(|out| out.close(&close))))
+    }
+
     fn opened(&mut self, _: &str, _: ClientId) {
         self.is_opened = true;
     }
@@ -107,6 +119,11 @@ impl MessageDecoder for CentrifugeDecoder {
 }
 
 impl CentrifugeDecoder {
+    /// The decoder of a client that is turned away with the reason.
+    pub(crate) fn refusing() -> Self {
+        Self { refuses: true, ..Self::default() }
+    }
+
     fn next_further(&mut self) -> Option<Command> {
         let rare = self.rare.as_mut()?;
         let further = rare.further.pop_front();
@@ -146,6 +163,9 @@ impl CentrifugeDecoder {
 
     /// A command with a number.
     fn requested(&mut self, id: u32, command: command::Command<'_>, limits: &Limits) -> Result<Step, FrameError> {
+        if command.channel().is_some_and(is_reserved) {
+            return Ok(Step::One(refusal(id, PERMISSION_DENIED, RESERVED)));
+        }
         let of = |kind, name: &str| {
             let request = request_id(kind, id);
             limits.topic(name).map(|topic| (topic, request)).map_err(|error| error.with_id(request))
@@ -204,7 +224,13 @@ impl CentrifugeDecoder {
             return Ok(Step::One(refusal(number, NOT_AVAILABLE, message)));
         }
         let or_fail = subscribe.recover && subscribe.flag & REJECT_UNRECOVERED != 0;
-        let id = request_id(if or_fail { Kind::SubscribeOrFail } else { Kind::Subscribe }, number);
+        let has_token = subscribe.token.is_some_and(|token| !matches!(token.get(), "\"\"" | "null"));
+        let kind = match (or_fail, has_token) {
+            (true, _) => Kind::SubscribeOrFail,
+            (false, true) => Kind::SubscribeWithToken,
+            (false, false) => Kind::Subscribe,
+        };
+        let id = request_id(kind, number);
         let topic = limits.topic(&subscribe.channel).map_err(|error| error.with_id(id))?;
         let since = subscribe.recover.then(|| position(&subscribe.epoch, subscribe.offset));
         let command = subscribe_to(topic.clone(), since, subscribe.join_leave, id);
@@ -226,7 +252,23 @@ impl CentrifugeDecoder {
     }
 }
 
+/// Whether a Centrifugo admits only some users to a channel of this name, who are named behind a `#` or have a token of the channel. Such
+/// a name is plain to Janus, and a grant of many channels at once would open the channel to every user.
+fn is_reserved(channel: &str) -> bool {
+    channel.contains('#') || channel.starts_with('$')
+}
+
 impl command::Command<'_> {
+    /// The channel that the client wants something of. A client may leave any channel.
+    fn channel(&self) -> Option<&str> {
+        let subscribe = self.subscribe.as_ref().map(|subscribe| &subscribe.channel);
+        let publish = || self.publish.as_ref().map(|publish| &publish.channel);
+        let history = || self.history.as_ref().map(|history| &history.channel);
+        let presence = || self.presence.as_ref().or(self.presence_stats.as_ref()).map(|presence| &presence.channel);
+        // In the order in which a command with several members is read.
+        subscribe.or_else(publish).or_else(presence).or_else(history).map(|channel| &**channel)
+    }
+
     fn has_method(&self) -> bool {
         let Self {
             id: _, connect, subscribe, unsubscribe, publish, presence, presence_stats, history, refresh, ..
@@ -244,7 +286,9 @@ impl command::Command<'_> {
 
 /// Opens the connection, and subscribes to the server's subscriptions of an earlier connection.
 fn connect_steps(id: u32, connect: Connect<'_>, limits: &Limits) -> Result<Step, FrameError> {
-    let recoveries = connect.subs.into_iter().filter(|(_, recovery)| recovery.recover).take(limits.max_topics);
+    // The client says which channels these are: a reserved one begins anew, if it is one of the token's.
+    let recoveries = connect.subs.into_iter().filter(|(channel, recovery)| recovery.recover && !is_reserved(channel));
+    let recoveries = recoveries.take(limits.max_topics);
     let auth = connect.token.filter(|token| !token.is_empty()).map(std::borrow::Cow::into_owned);
     let open = Open { auth, id: request_id(Kind::Connect, id), ..Open::default() };
     let mut steps = VecDeque::from([Command::Open(Box::new(open))]);

@@ -2,6 +2,7 @@
 //!
 //! A message is encoded once for all clients of its topic, like every message of Janus, and each reply from nothing but the event.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use janus_core::wire::websocket::{Close, MessageProtocol, MessageWriter};
@@ -14,6 +15,12 @@ use crate::codes::{Codes, SERVER_ERROR, TOKEN_EXPIRED, UNRECOVERABLE, UNSUBSCRIB
 use crate::decoder::CentrifugeDecoder;
 use crate::json::{Object, json_text, put_json, put_number};
 use crate::request_id::{self, Kind};
+
+/// The subprotocols that clients of Centrifugo ask for; most clients with JSON ask for none.
+const SUBPROTOCOLS: &[&str] = &["centrifuge-json", PROTOBUF];
+
+/// Named in the answer as well: without an answer the client of a browser sees a failed handshake, without a reason, and tries again.
+const PROTOBUF: &str = "centrifuge-protobuf";
 
 /// The client protocol of Centrifugo 4 and later, in JSON, for [`Builder::websocket`](janus_core::Builder::websocket).
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,8 +41,15 @@ impl MessageProtocol for Centrifuge {
         "centrifuge"
     }
 
-    fn decoder(&self, _: Option<&HttpRequest>) -> CentrifugeDecoder {
-        CentrifugeDecoder::default()
+    fn subprotocols(&self) -> &'static [&'static str] {
+        SUBPROTOCOLS
+    }
+
+    fn decoder(&self, request: Option<&HttpRequest>) -> CentrifugeDecoder {
+        match request.is_some_and(asks_for_protobuf) {
+            true => CentrifugeDecoder::refusing(),
+            false => CentrifugeDecoder::default(),
+        }
     }
 
     fn encode(&self, event: &ServerEvent<'_>, _: &Timestamp, out: &mut MessageWriter<'_>) {
@@ -72,6 +86,13 @@ impl MessageProtocol for Centrifuge {
     fn refreshes(&self) -> bool {
         true
     }
+}
+
+/// Whether the subprotocol in the answer, the first known one that the client offers, is that of Protobuf.
+fn asks_for_protobuf(request: &HttpRequest) -> bool {
+    let headers = request.headers.iter().filter(|(name, _)| name == "sec-websocket-protocol");
+    let mut offers = headers.flat_map(|(_, value)| value.split(',')).map(str::trim);
+    offers.find(|offer| SUBPROTOCOLS.contains(offer)) == Some(PROTOBUF)
 }
 
 fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
@@ -114,7 +135,12 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         ServerEvent::Error { id: None, topic: Some(topic), code, message } => put_ended(topic, code, message, out),
         ServerEvent::Error { id, code, message, .. } => {
             let codes = Codes::of(code);
-            put_error(id, (codes.error, codes.temporary), message, out);
+            let has_token = matches!(request_id::of(id), Some((Kind::SubscribeWithToken, _)));
+            let message = match has_token && code == ErrorCode::Forbidden {
+                true => Cow::from(format!("{message}; {TOKEN_NOT_LOOKED_AT}")),
+                false => message.into(),
+            };
+            put_error(id, (codes.error, codes.temporary), &message, out);
         }
         ServerEvent::Refused(Refusal { id, code: ErrorCode::TokenExpired, .. }) => {
             // So told, a client asks for another token before it comes back.
@@ -124,6 +150,10 @@ fn encode(event: &ServerEvent<'_>, out: &mut BytesMut) {
         _ => {}
     }
 }
+
+/// For a client whose channels were granted by a Centrifugo one by one.
+const TOKEN_NOT_LOOKED_AT: &str =
+    "the token of a subscription is not looked at: the token of the connection must grant the channel";
 
 /// The version that clients are told.
 const VERSION: &str = concat!("Janus ", env!("CARGO_PKG_VERSION"));

@@ -12,6 +12,8 @@ pub(crate) enum Kind {
     Subscribe,
     /// As [`Subscribe`](Self::Subscribe), with an error in place of a subscription that does not recover.
     SubscribeOrFail,
+    /// As [`Subscribe`](Self::Subscribe), with a token of the subscription's own.
+    SubscribeWithToken,
     Unsubscribe,
     Publish,
     Presence,
@@ -20,10 +22,11 @@ pub(crate) enum Kind {
     Refresh,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Connect,
     Kind::Subscribe,
     Kind::SubscribeOrFail,
+    Kind::SubscribeWithToken,
     Kind::Unsubscribe,
     Kind::Publish,
     Kind::Presence,

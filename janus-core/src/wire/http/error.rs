@@ -30,13 +30,15 @@ pub struct HttpError {
     pub message: String,
     /// When the same request may succeed, if known.
     pub retry_after: Option<Duration>,
+    /// The scheme of `Authorization` that an answer with status 401 asks for, in `www-authenticate`: `Bearer` unless named.
+    pub challenge: &'static str,
 }
 
 impl HttpError {
     /// An error with this status.
     #[must_use]
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+        Self { status, code, message: message.into(), retry_after: None, challenge: "Bearer" }
     }
 
     /// The body of the response, in JSON.
@@ -57,7 +59,7 @@ impl HttpError {
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.status {
-            401 => headers.push(("www-authenticate", "Bearer".to_owned())),
+            401 => headers.push(("www-authenticate", self.challenge.to_owned())),
             405 => headers.push(("allow", "GET, HEAD".to_owned())),
             // The list must name the required upgrade (RFC 9110, 15.5.22).
             426 => headers.extend([
@@ -128,7 +130,7 @@ impl From<&Refusal<'_>> for HttpError {
         let status = refusal.status.unwrap_or_else(|| refusal.code.http_status());
         let can_come_back = matches!(status, 429 | 503) && refusal.code.class() != ErrorClass::DoNot;
         let retry_after = refusal.reconnect_after.or_else(|| can_come_back.then_some(Duration::from_secs(1)));
-        Self { status, code: refusal.code.as_str(), message: refusal.message.to_owned(), retry_after }
+        Self { retry_after, ..Self::new(status, refusal.code.as_str(), refusal.message) }
     }
 }
 

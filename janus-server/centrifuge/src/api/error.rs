@@ -40,12 +40,6 @@ impl ApiError {
     }
 }
 
-impl From<serde_json::Error> for ApiError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::bad_request(format!("the parameters: {error}"))
-    }
-}
-
 impl From<PublishError> for ApiError {
     fn from(error: PublishError) -> Self {
         Self::of(error.code(), error.to_string())

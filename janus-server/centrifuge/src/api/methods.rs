@@ -1,11 +1,13 @@
 //! What each method does with an instance.
 
+use std::collections::HashSet;
+use std::time::Instant;
+
 use janus_core::wire::{Base64, BytesMut, ErrorCode, HistoryQuery, IdempotencyKey, Position, Since};
 use janus_core::{ClientId, Delivery, Epoch, Janus, Message, Receipt, TopicInfo};
-use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use super::params::{Channel, Channels, Code, Content, Disconnect, History, Pattern};
+use super::params::{Channel, Channels, Code, Content, Disconnect, History, Pattern, read};
 use super::{Answer, put};
 use crate::codes::{LIMIT_EXCEEDED, UNRECOVERABLE};
 use crate::json::{Object, json_text};
@@ -17,9 +19,20 @@ const METHODS: [&str; 8] =
 
 /// Methods of Centrifugo that Janus has no counterpart for, with the reason.
 const UNAVAILABLE: [(&str, &str); 5] = [
-    ("subscribe", "a server of Janus subscribes clients by the topics of their tokens: give the client another token"),
-    ("unsubscribe", "a subscription ends with the grant of the client's token: give the client another token"),
-    ("refresh", "a client refreshes its token by itself"),
+    (
+        "subscribe",
+        "clients subscribe by themselves to what their tokens grant: tell the client to subscribe. Another grant takes effect when \
+         the client refreshes its token (use a short exp), and another janus.topics when the client next connects with it",
+    ),
+    (
+        "unsubscribe",
+        "a subscription ends when the client refreshes with a token that does not grant the channel: use a short exp, or \
+         revoke the token by its jti",
+    ),
+    (
+        "refresh",
+        "a client refreshes its token by itself, before the exp of the token: use a short exp, or disconnect the user",
+    ),
     ("history_remove", "a history is not cut off: its namespace has limits of messages, bytes and age"),
     ("rpc", "Janus has no rpc"),
 ];
@@ -29,6 +42,9 @@ const MAX_CHANNELS: usize = 10_000;
 
 /// Topics looked at before other tasks of the runtime get their turn.
 const PAGE: usize = 1_000;
+
+/// Connections whose users are counted for `info`, and topics looked at: monitors ask again and again.
+const MAX_COUNTED: usize = 10_000;
 
 /// The topic of a `broadcast` before each channel takes its place.
 const PLACEHOLDER: &str = "broadcast";
@@ -43,8 +59,8 @@ pub(super) fn is_known(method: &str) -> bool {
     METHODS.contains(&method) || UNAVAILABLE.iter().any(|(name, _)| *name == method)
 }
 
-/// Carries out a method, and returns the JSON of the result.
-pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
+/// Carries out a method, and returns the JSON of the result. `started` is the time since which the API is served.
+pub(super) async fn call(janus: &Janus, started: Instant, method: &str, params: &str) -> Answer {
     let mut out = BytesMut::new();
     let result = Object::new(&mut out);
     match method {
@@ -70,7 +86,7 @@ pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
         }
         "history" => put_history(janus, read(params)?, result).await?.end(),
         "channels" => put_channels(janus, &read(params)?, result).await?.end(),
-        "info" => put_nodes(janus, result).end(),
+        "info" => put_nodes(janus, started, result).end(),
         _ => {
             let reason = UNAVAILABLE.iter().find(|(name, _)| *name == method).map(|(_, reason)| *reason);
             return Err(reason.map_or_else(ApiError::method_not_found, ApiError::not_available));
@@ -79,14 +95,9 @@ pub(super) async fn call(janus: &Janus, method: &str, params: &str) -> Answer {
     String::from_utf8(out.into()).map_err(|_| ApiError::of(ErrorCode::Internal, "not text"))
 }
 
-/// An empty body is an empty object.
-fn read<T: DeserializeOwned>(params: &str) -> Result<T, ApiError> {
-    Ok(serde_json::from_str(if params.trim_ascii().is_empty() { "{}" } else { params })?)
-}
-
 /// The message of a `publish` or of a `broadcast`.
 fn message(channel: &str, params: &str) -> Result<Message, ApiError> {
-    let Content { data, b64data, idempotency_key, skip_history, tags } = serde_json::from_str(params)?;
+    let Content { data, b64data, idempotency_key, skip_history, tags } = read(params)?;
     if skip_history == Some(true) {
         return Err(ApiError::not_available("skip_history: each message of a topic has its number, and is kept"));
     }
@@ -231,20 +242,40 @@ async fn used_topics(janus: &Janus, prefix: &str) -> Result<Vec<TopicInfo>, ApiE
     }
 }
 
-fn put_nodes<'o>(janus: &Janus, result: Object<'o>) -> Object<'o> {
+fn put_nodes<'o>(janus: &Janus, started: Instant, result: Object<'o>) -> Object<'o> {
     let nodes = janus.nodes();
     if nodes.is_empty() {
-        let stats = janus.stats();
-        return result.list("nodes", &[stats], |stats, out| {
-            let node =
-                Object::new(out).text("uid", "1").text("name", "janus").text("version", env!("CARGO_PKG_VERSION"));
-            let node = node.number("num_clients", stats.connections as u64).number("num_channels", stats.topics as u64);
-            node.number("num_users", 0).end();
+        return result.list("nodes", &[()], |(), out| {
+            let node = Object::new(out).text("uid", "1").text("name", "janus");
+            let node = node.text("version", env!("CARGO_PKG_VERSION")).number("uptime", started.elapsed().as_secs());
+            put_figures(janus, node).end();
         });
     }
+    let this = janus.cluster().map(|cluster| cluster.node.to_string());
     result.list("nodes", &nodes, |node, out| {
-        let object = Object::new(out).text("uid", &node.id).text("name", &node.name).text("version", &node.version);
-        let object = object.number("num_clients", node.connections as u64).number("num_channels", node.topics as u64);
-        object.number("num_users", 0).number("uptime", node.uptime).end();
+        let object = Object::new(out).text("uid", &node.id).text("name", &node.name);
+        let object = object.text("version", &node.version).number("uptime", node.uptime);
+        if this.as_ref() == Some(&node.id) {
+            return put_figures(janus, object).end();
+        }
+        // Other nodes tell no more.
+        object.number("num_clients", node.connections as u64).number("num_channels", node.topics as u64).end();
     })
+}
+
+/// The figures of this instance. A backend that asks is no client, and a topic without subscribers no channel, as in `channels`.
+fn put_figures<'o>(janus: &Janus, node: Object<'o>) -> Object<'o> {
+    let stats = janus.stats();
+    let connections = janus.connections(0, MAX_COUNTED);
+    let users = connections.iter().map(|connection| &connection.user).filter(|user| !user.is_empty());
+    let users = users.collect::<HashSet<_>>().len();
+    let channels = match stats.topics {
+        0..=MAX_COUNTED => {
+            let topics = janus.topics_with_prefix("", "", MAX_COUNTED);
+            topics.iter().filter(|topic| topic.subscribers > 0).count()
+        }
+        more => more,
+    };
+    let node = node.number("num_clients", stats.places_taken as u64).number("num_users", users as u64);
+    node.number("num_subs", stats.subscriptions as u64).number("num_channels", channels as u64)
 }

@@ -15,6 +15,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use janus_core::wire::{BytesMut, HttpError, HttpRequest, PathPatternError};
 use janus_core::{HttpRoute, Janus, RouteRequest, RouteResponse};
@@ -23,6 +24,9 @@ use serde_json::value::RawValue;
 
 use crate::json::Object;
 use error::ApiError;
+
+/// The scheme of a key in the header `Authorization`.
+const SCHEME: &str = "apikey";
 
 /// Commands of a batch. A backend with more sends several batches.
 const MAX_COMMANDS: usize = 1_000;
@@ -49,7 +53,8 @@ impl fmt::Debug for ServerApi {
 impl ServerApi {
     /// The API for callers that `authorize` lets through. The function is given the head of the request, the key that the caller has shown,
     /// and whether the caller is on this machine. An error of the function is the answer, before the body is read and before the
-    /// request counts as one under way ([`HttpRoute::check`]). The function must not block.
+    /// request counts as one under way ([`HttpRoute::check`]); an error with status 401 names the headers for the key. The function must
+    /// not block.
     pub fn new(
         authorize: impl Fn(&HttpRequest, Option<&str>, bool) -> Result<(), HttpError> + Send + Sync + 'static,
     ) -> Self {
@@ -62,7 +67,7 @@ impl ServerApi {
         let key = key.into();
         Self::new(move |_, shown, _| match shown.is_some_and(|shown| !key.is_empty() && are_equal(shown, &key)) {
             true => Ok(()),
-            false => Err(HttpError::new(401, "unauthorized", "send the key in the header X-API-Key: KEY")),
+            false => Err(HttpError::new(401, "unauthorized", "the key is not the key of the server API")),
         })
     }
 
@@ -73,19 +78,35 @@ impl ServerApi {
     /// The path does not begin with a slash, or has characters of a query.
     pub fn route(&self, path: &str) -> Result<HttpRoute, PathPatternError> {
         let authorize = Arc::clone(&self.0);
-        let route = HttpRoute::new("POST", format!("{path}/*").parse()?, answer);
-        Ok(route.check(move |head, is_local| authorize(head, shown_key(head), is_local)))
+        let started = Instant::now();
+        let route = HttpRoute::new("POST", format!("{path}/*").parse()?, move |request| answer(request, started));
+        Ok(route.check(move |head, is_local| {
+            let shown = shown_key(head);
+            authorize(head, shown, is_local).map_err(|error| refusal(error, shown.is_some()))
+        }))
     }
 }
 
-async fn answer(request: RouteRequest) -> Result<RouteResponse, HttpError> {
+/// A refusal with the headers of this API: the rule may be one of another API, whose callers show their key in another header.
+fn refusal(error: HttpError, has_key: bool) -> HttpError {
+    if error.status != 401 {
+        return error;
+    }
+    let message = match has_key {
+        true => error.message,
+        false => "send the server's api_key in the header X-API-Key: KEY, or Authorization: apikey KEY".to_owned(),
+    };
+    HttpError { message, challenge: SCHEME, ..error }
+}
+
+async fn answer(request: RouteRequest, started: Instant) -> Result<RouteResponse, HttpError> {
     let body = str::from_utf8(&request.body).map_err(|_| HttpError::new(400, "bad_utf8", "the body must be UTF-8"))?;
     let mut json = BytesMut::new();
     match (&*request.rest, methods::is_known(&request.rest)) {
-        ("batch", _) => batch(&request.janus, body, MAX_ANSWER_BYTES, &mut json).await,
+        ("batch", _) => batch(&request.janus, started, body, MAX_ANSWER_BYTES, &mut json).await,
         (_, false) => return Err(HttpError::new(404, "unknown_path", "no such method of the server API")),
         (method, true) => {
-            let answer = methods::call(&request.janus, method, body).await;
+            let answer = methods::call(&request.janus, started, method, body).await;
             put(Object::new(&mut json), &answer, "result").end();
         }
     }
@@ -93,15 +114,15 @@ async fn answer(request: RouteRequest) -> Result<RouteResponse, HttpError> {
 }
 
 /// Carries out commands one after the other, until the answers have this many bytes.
-async fn batch(janus: &Janus, body: &str, max_answer_bytes: usize, json: &mut BytesMut) {
+async fn batch(janus: &Janus, started: Instant, body: &str, max_answer_bytes: usize, json: &mut BytesMut) {
     #[derive(Deserialize)]
     struct Batch<'a> {
         #[serde(borrow)]
         commands: Vec<std::collections::BTreeMap<&'a str, &'a RawValue>>,
     }
-    let batch: Batch<'_> = match serde_json::from_str(body) {
+    let batch: Batch<'_> = match params::read(body) {
         Ok(batch) => batch,
-        Err(error) => return put(Object::new(json), &Err(error.into()), "result").end(),
+        Err(error) => return put(Object::new(json), &Err(error), "result").end(),
     };
     if batch.commands.len() > MAX_COMMANDS {
         let error = ApiError::bad_request(format!("at most {MAX_COMMANDS} commands in a batch"));
@@ -116,7 +137,7 @@ async fn batch(janus: &Janus, body: &str, max_answer_bytes: usize, json: &mut By
         let (method, answer) = match command.iter().next() {
             _ if json.len() >= max_answer_bytes => ("", Err(ApiError::batch_full(max_answer_bytes))),
             Some((method, params)) if command.len() == 1 && methods::is_known(method) => {
-                (*method, methods::call(janus, method, params.get()).await)
+                (*method, methods::call(janus, started, method, params.get()).await)
             }
             Some((_, _)) if command.len() == 1 => ("", Err(ApiError::method_not_found())),
             _ => ("", Err(ApiError::bad_request("a command has one member, its method"))),
@@ -144,7 +165,7 @@ fn put<'o>(object: Object<'o>, answer: &Answer, key: &str) -> Object<'o> {
 fn shown_key(head: &HttpRequest) -> Option<&str> {
     head.header("x-api-key").map(str::trim).or_else(|| {
         let (scheme, key) = head.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("apikey").then(|| key.trim())
+        scheme.eq_ignore_ascii_case(SCHEME).then(|| key.trim())
     })
 }
 

@@ -5,10 +5,30 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::error::ApiError;
+
+const NO_OBJECT: &str = "the body (in a batch, the value of a method) must be a JSON object";
+
+/// Reads the parameters of a method. An empty body is an empty object.
+pub(super) fn read<'a, T: Deserialize<'a>>(params: &'a str) -> Result<T, ApiError> {
+    let params = if params.trim_ascii().is_empty() { "{}" } else { params };
+    // Without the check, a list would pass for an object, member by member.
+    if !params.trim_ascii_start().starts_with('{') {
+        return Err(ApiError::bad_request(NO_OBJECT));
+    }
+    serde_json::from_str(params).map_err(|error| {
+        ApiError::bad_request(match error.is_data() {
+            // The key that is missing, or the type that was expected, and where.
+            true => format!("the parameters: {error}"),
+            false => format!("{NO_OBJECT}: {error}"),
+        })
+    })
+}
+
 /// What `publish` and `broadcast` have in common.
 #[derive(Debug, Deserialize)]
 pub(super) struct Content<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "crate::command::present")]
     pub(super) data: Option<&'a RawValue>,
     #[serde(default)]
     pub(super) b64data: Option<String>,

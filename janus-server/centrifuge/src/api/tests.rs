@@ -1,5 +1,7 @@
 //! The methods, over real sockets.
 
+use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity};
+use janus_core::testing::TestServer;
 use janus_core::{Config, Janus, Namespace, Presence};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,6 +21,12 @@ async fn serve() -> Janus {
 
 /// The status and the body of an answer.
 async fn post(janus: &Janus, method: &str, header: &str, body: &str) -> (u16, String) {
+    let answer = exchange(janus, method, header, body).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+async fn exchange(janus: &Janus, method: &str, header: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
     let length = body.len();
     let head = format!("POST /centrifuge/api/{method} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
@@ -26,8 +34,7 @@ async fn post(janus: &Janus, method: &str, header: &str, body: &str) -> (u16, St
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
+    answer
 }
 
 async fn call(janus: &Janus, method: &str, params: Value) -> Value {
@@ -52,6 +59,27 @@ async fn only_callers_with_the_key_are_served() {
     assert_eq!(info("accept: */*").await, 401);
     assert_eq!(post(&janus, "dance", &format!("x-api-key: {KEY}"), "{}").await.0, 404);
     assert!(!are_equal("", "a") && !are_equal("ab", "a") && are_equal("a", "a"));
+    janus.shutdown().await;
+}
+
+/// The rule of a server may be that of another API, with words for callers of that API.
+#[tokio::test]
+async fn a_refused_caller_is_told_the_headers_of_this_api() {
+    let authorize = |_: &HttpRequest, shown: Option<&str>, _| match shown {
+        Some(_) => Err(HttpError::new(401, "unauthorized", "another key")),
+        None => Err(HttpError::new(401, "unauthorized", "send it as Authorization: Bearer KEY")),
+    };
+    let config = Config { listen: Vec::new(), http_listen: vec!["127.0.0.1:0".parse().unwrap()], ..Config::default() };
+    let route = ServerApi::new(authorize).route("/centrifuge/api").unwrap();
+    let janus = Janus::builder().config(config).route(route).start().await.unwrap();
+    for header in ["authorization: Bearer k", "accept: */*"] {
+        let answer = exchange(&janus, "info", header, "{}").await;
+        assert!(answer.contains("\r\nwww-authenticate: apikey\r\n"), "{answer}");
+        assert!(answer.contains("X-API-Key: KEY, or Authorization: apikey KEY"), "{answer}");
+        assert!(!answer.contains("Bearer"), "{answer}");
+    }
+    let answer = exchange(&janus, "info", "x-api-key: k", "{}").await;
+    assert!(answer.contains("\r\nwww-authenticate: apikey\r\n") && answer.contains("another key"), "{answer}");
     janus.shutdown().await;
 }
 
@@ -90,6 +118,18 @@ async fn a_message_is_published_and_read_with_its_text_unchanged() {
 }
 
 #[tokio::test]
+async fn null_is_a_value() {
+    let janus = serve().await;
+    let published = call(&janus, "publish", json!({"channel": "a", "data": null})).await;
+    assert_eq!(published["result"]["offset"], 1, "{published}");
+    call(&janus, "broadcast", json!({"channels": ["a"], "data": null})).await;
+    let history = call(&janus, "history", json!({"channel": "a", "limit": 5})).await;
+    let publications = json!([{"offset": 1, "data": null}, {"offset": 2, "data": null}]);
+    assert_eq!(history["result"]["publications"], publications);
+    janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_repeated_message_is_published_once() {
     let janus = serve().await;
     let publish = json!({"channel": "a", "data": 1, "idempotency_key": "k"});
@@ -122,8 +162,39 @@ async fn channels_members_and_nodes_are_told() {
     assert_eq!(call(&janus, "presence", json!({"channel": "b"})).await["result"], json!({"presence": {}}));
     let stats = call(&janus, "presence_stats", json!({"channel": "b"})).await;
     assert_eq!(stats["result"], json!({"num_clients": 0, "num_users": 0}));
-    let info = call(&janus, "info", json!({})).await;
-    assert_eq!(info["result"]["nodes"][0]["num_channels"], 2, "{info}");
+    janus.shutdown().await;
+}
+
+/// Believes each client's name.
+struct Names;
+
+impl Hooks for Names {
+    async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        Ok(Identity::user(request.auth.unwrap_or_default()))
+    }
+}
+
+#[tokio::test]
+async fn a_node_tells_its_clients_users_subscriptions_and_channels() {
+    let node = async |janus: &Janus| {
+        let info = call(janus, "info", json!({})).await;
+        let node = &info["result"]["nodes"][0];
+        assert!(node["uptime"].as_u64().is_some(), "{info}");
+        ["num_clients", "num_users", "num_subs", "num_channels"].map(|key| node[key].as_u64().unwrap())
+    };
+    let route = ServerApi::with_key(KEY).route("/centrifuge/api").unwrap();
+    let server = TestServer::of(Janus::builder().hooks(Names).route(route)).await;
+    let janus = server.janus();
+    // Kept without a subscriber, which is no channel; and the caller is no client.
+    janus.publish("kept", &1).await.unwrap();
+    assert_eq!(node(janus).await, [0, 0, 0, 0]);
+    let mut clients = Vec::new();
+    for user in ["alice", "alice", "bob"] {
+        let mut client = server.connect().auth(user).connect().await;
+        client.subscribe("news").await;
+        clients.push(client);
+    }
+    assert_eq!(node(janus).await, [3, 2, 3, 1]);
     janus.shutdown().await;
 }
 
@@ -152,7 +223,7 @@ async fn a_batch_ends_where_its_answers_are_too_long() {
     let history = json!({"history": {"channel": "a", "limit": -1}});
     let commands = json!({"commands": [publish, history, history, publish]}).to_string();
     let mut answer = BytesMut::new();
-    batch(&janus, &commands, 1_500, &mut answer).await;
+    batch(&janus, Instant::now(), &commands, 1_500, &mut answer).await;
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     let replies = answer["replies"].as_array().unwrap();
     assert!(replies[1]["history"].is_object() && replies[2]["history"].is_object(), "{answer}");
@@ -175,6 +246,27 @@ async fn topics_without_subscribers_do_not_count_as_channels() {
 }
 
 #[tokio::test]
+async fn a_body_of_another_form_is_told_what_is_expected() {
+    let janus = serve().await;
+    let said = async |method: &str, body: &str| post(&janus, method, &format!("x-api-key: {KEY}"), body).await.1;
+    for method in ["presence", "publish", "broadcast", "history", "batch"] {
+        for body in ["not json", "[]", "[\"a\"]", "null", "{\"channel\":"] {
+            let answer = said(method, body).await;
+            assert!(
+                answer.contains("\"code\":107") && answer.contains("must be a JSON object"),
+                "{method} {body}: {answer}"
+            );
+        }
+    }
+    for body in ["", "{}", r#"{"data":1}"#] {
+        assert!(said("publish", body).await.contains("missing field `channel`"), "{body}");
+    }
+    assert!(said("batch", "{}").await.contains("missing field `commands`"));
+    assert!(said("batch", r#"{"commands":[{"presence":[]}]}"#).await.contains("must be a JSON object"));
+    janus.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_and_not_ignored() {
     let janus = serve().await;
     for (method, params, expected) in [
@@ -192,6 +284,11 @@ async fn what_cannot_be_is_refused_and_not_ignored() {
         ("disconnect", json!({"user": "u", "whitelist": ["1.2"]}), 108),
     ] {
         assert_eq!(code(&call(&janus, method, params.clone()).await), expected, "{method} {params}");
+    }
+    // A backend cannot give a connected client another token.
+    for method in ["subscribe", "unsubscribe", "refresh"] {
+        let refused = call(&janus, method, json!({})).await.to_string();
+        assert!(refused.contains("short exp") && !refused.contains("give the client"), "{refused}");
     }
     assert_eq!(call(&janus, "publish", json!({"channel": "a", "data": 1, "tags": {}})).await["error"], Value::Null);
     assert_eq!(call(&janus, "disconnect", json!({"user": "u"})).await, json!({"result": {}}));

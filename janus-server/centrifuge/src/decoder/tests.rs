@@ -202,6 +202,47 @@ fn an_impossible_channel_is_an_error_of_its_command() {
 }
 
 #[test]
+fn null_is_a_value() {
+    match one(r#"{"id":7,"publish":{"channel":"a","data":null}}"#) {
+        Command::Publish { publication, .. } => assert_eq!(publication.data(), "null"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn channels_that_a_centrifugo_keeps_from_most_users_are_refused() {
+    for channel in ["dialog#a,b", "#", "$private", "$"] {
+        for method in ["subscribe", "publish", "history", "presence", "presence_stats"] {
+            let text = format!(r#"{{"id":7,"{method}":{{"channel":"{channel}","data":1}}}}"#);
+            let answer = answer(&text);
+            assert!(answer.contains(r#"{"id":7,"error":{"code":103,"#), "{method} {channel}: {answer}");
+            assert!(answer.contains("not supported"), "{answer}");
+        }
+        let unsubscribe = one(&format!(r#"{{"id":7,"unsubscribe":{{"channel":"{channel}"}}}}"#));
+        assert!(matches!(unsubscribe, Command::Unsubscribe { .. }), "a channel of the token can be left");
+        let text =
+            format!(r#"{{"id":1,"connect":{{"subs":{{"{channel}":{{"recover":true}},"b":{{"recover":true}}}}}}}}"#);
+        let commands = all(&mut CentrifugeDecoder::default(), &text);
+        assert!(
+            matches!(&commands[..], [Ok(Command::Open(_)), Ok(Command::Subscribe { topic, .. })] if topic.as_str() == "b")
+        );
+    }
+    assert!(matches!(one(r#"{"id":7,"subscribe":{"channel":"a$b"}}"#), Command::Subscribe { .. }));
+}
+
+#[test]
+fn a_subscribe_with_a_token_of_its_own_is_marked() {
+    let id = |more: &str| match one(&format!(r#"{{"id":7,"subscribe":{{"channel":"a"{more}}}}}"#)) {
+        Command::Subscribe { id, .. } => id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(id(r#","token":"a.b.c""#), request_id(Kind::SubscribeWithToken, 7));
+    assert_eq!(id(r#","token":"""#), request_id(Kind::Subscribe, 7));
+    assert_eq!(id(r#","token":null"#), request_id(Kind::Subscribe, 7));
+    assert_eq!(id(r#","token":"a.b.c","recover":true,"flag":2"#), request_id(Kind::SubscribeOrFail, 7));
+}
+
+#[test]
 fn commands_in_one_message_are_read_one_by_one() {
     let text: Vec<_> = (1..=10_000).map(|id| format!(r#"{{"id":{id},"presence":{{"channel":"a"}}}}"#)).collect();
     let commands = all(&mut connected(), &text.join("\n"));

@@ -1,7 +1,8 @@
 //! What clients are told, frame by frame.
 
 use janus_core::ClientId;
-use janus_core::wire::{Base64, Codec as _, Epoch, Limits, Since};
+use janus_core::wire::websocket::{Endpoint, MessageDecoder as _};
+use janus_core::wire::{Base64, Codec as _, Command, Epoch, Limits, Since};
 
 use super::*;
 use crate::request_id::request_id;
@@ -185,6 +186,55 @@ fn errors_are_replies_and_without_a_number_the_end_of_a_subscription() {
     assert_eq!(error(None, None, ErrorCode::Forbidden), "");
     let already = said(ServerEvent::AlreadySubscribed { id: id(Kind::Subscribe), topic: &a });
     assert_eq!(already, r#"{"id":7,"error":{"code":105,"message":"already subscribed"}}"#);
+}
+
+#[test]
+fn a_refused_subscribe_with_a_token_says_that_the_token_has_no_meaning() {
+    let a = topic("a");
+    let error = |kind, code| said(ServerEvent::Error { id: id(kind), topic: Some(&a), code, message: "why" });
+    let refused = error(Kind::SubscribeWithToken, ErrorCode::Forbidden);
+    assert!(
+        refused.starts_with(r#"{"id":7,"error":{"code":103,"message":"why; the token of a subscription"#),
+        "{refused}"
+    );
+    assert!(!error(Kind::SubscribeWithToken, ErrorCode::RateLimited).contains("token"));
+    assert!(!error(Kind::Subscribe, ErrorCode::Forbidden).contains("token"));
+}
+
+/// The handshake succeeds, or a browser would tell its program no reason.
+#[test]
+fn a_client_of_the_protobuf_protocol_is_turned_away_for_good() {
+    let upgrade = |offers: &str| {
+        let headers = [
+            ("host", "localhost"),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-protocol", offers),
+        ];
+        let headers = headers.map(|(name, value)| (name, value.as_bytes()));
+        Endpoint::new(Centrifuge::websocket()).upgrade(HttpRequest::new("GET", "/", headers)).unwrap()
+    };
+    let first = |offers: &str| {
+        let (answer, mut decoder) = (upgrade(offers), Centrifuge.decoder(Some(&request(offers))));
+        let named = answer.headers.into_iter().find(|(name, _)| *name == "Sec-WebSocket-Protocol");
+        (named.map(|(_, value)| value), decoder.begin())
+    };
+    let (named, begin) = first("centrifuge-protobuf");
+    assert_eq!(named.as_deref(), Some("centrifuge-protobuf"));
+    let Some(Command::Close(bytes)) = begin else { panic!("{begin:?}") };
+    assert_eq!(u16::from_be_bytes([bytes[2], bytes[3]]), 3501);
+    assert_eq!(&bytes[4..], b"only the JSON protocol is served: send text messages");
+    for offers in ["centrifuge-json", "centrifuge-json, centrifuge-protobuf", ""] {
+        let (named, begin) = first(offers);
+        assert_eq!((named.as_deref(), begin), ((!offers.is_empty()).then_some("centrifuge-json"), None), "{offers}");
+    }
+}
+
+/// The head of a request with these subprotocols.
+fn request(offers: &str) -> HttpRequest {
+    HttpRequest::new("GET", "/", [("sec-websocket-protocol", offers.as_bytes())])
 }
 
 #[test]
