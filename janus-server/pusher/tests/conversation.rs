@@ -427,3 +427,28 @@ async fn hostile_frames_end_their_own_connection_alone() {
     assert_eq!(victim.next().await["data"], "still here");
     janus.shutdown().await;
 }
+
+// A publisher that is told 400 publishes again: nothing may have gone out.
+#[tokio::test]
+async fn an_event_that_is_refused_reaches_nobody() {
+    let janus = start(|builder| builder).await;
+    let mut client = Client::connect(&janus).await;
+    client.subscribed("news", None).await;
+    client.subscribed("presence-a", Some(r#"{"user_id":"1"}"#)).await;
+    let event = |channel: &str, info: &str| json!({ "name": "lost", "channel": channel, "data": "1", "info": info });
+    let (counted, plain) = (event("presence-a", "user_count"), event("news", ""));
+    let both = json!({ "name": "lost", "channels": ["presence-a", "news"], "data": "1", "info": "user_count" });
+    for (path, body) in [
+        ("/apps/3/events", event("news", "user_count")),
+        ("/apps/3/events", both),
+        ("/apps/3/batch_events", json!({ "batch": [plain, counted, event("news", "user_count")] })),
+    ] {
+        assert_eq!(post(&janus, path, &body).await, "400", "{body}");
+    }
+    assert_eq!(post(&janus, "/apps/3/events", &counted).await, "200");
+    let told = client.next().await;
+    assert_eq!((&told["event"], &told["channel"]), (&json!("lost"), &json!("presence-a")));
+    janus.publish("pusher:news", "the next").await.unwrap();
+    assert_eq!(client.next().await["data"], "the next");
+    janus.shutdown().await;
+}

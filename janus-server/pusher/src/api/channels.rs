@@ -51,6 +51,14 @@ impl Wanted {
     pub(super) fn is_any(&self) -> bool {
         self.user_count || self.subscription_count
     }
+
+    /// Checks that the server knows all of this about the channel.
+    pub(super) fn check(&self, channel: Channel<'_>) -> Result<(), Refusal> {
+        if self.user_count && channel.kind != Kind::Presence {
+            return Err(Refusal::bad("user_count is known of presence channels alone"));
+        }
+        Ok(())
+    }
 }
 
 impl Asked<'_> {
@@ -127,9 +135,7 @@ impl Asked<'_> {
 
     /// What is wanted about one channel.
     pub(super) async fn info(&self, channel: Channel<'_>, wanted: Wanted) -> Result<Info, Refusal> {
-        if wanted.user_count && channel.kind != Kind::Presence {
-            return Err(Refusal::bad("user_count is known of presence channels alone"));
-        }
+        wanted.check(channel)?;
         let user_count = match wanted.user_count {
             true => Some(self.members(channel).await?.0),
             false => None,

@@ -61,7 +61,7 @@ impl Asked<'_> {
             return Err(Refusal::bad("an event goes to 1 to 100 channels"));
         }
         let wanted = Wanted::parse(event.info.as_deref().or_else(|| self.parameter("info")))?;
-        let checked = names.iter().map(|name| self.check(&event, name)).collect::<Result<Vec<_>, _>>()?;
+        let checked = names.iter().map(|name| self.check(&event, name, wanted)).collect::<Result<Vec<_>, _>>()?;
         if checked.len() > 1 && checked.iter().any(|event| event.channel.kind == Kind::Encrypted) {
             return Err(Refusal::bad("an event to an encrypted channel goes to this channel alone"));
         }
@@ -88,8 +88,9 @@ impl Asked<'_> {
         let (mut checked, mut wanted) = (Vec::new(), Vec::new());
         for event in &batch {
             let name = event.channel.as_deref().ok_or_else(|| Refusal::bad("each event needs a \"channel\""))?;
-            checked.push(self.check(event, name)?);
-            wanted.push(Wanted::parse(event.info.as_deref())?);
+            let of_event = Wanted::parse(event.info.as_deref())?;
+            checked.push(self.check(event, name, of_event)?);
+            wanted.push(of_event);
         }
         // One after the other, because events to the same channel have an order.
         for event in &checked {
@@ -109,8 +110,9 @@ impl Asked<'_> {
         ok(&Published { batch: infos })
     }
 
-    fn check<'e>(&self, event: &Event<'_>, name: &'e str) -> Result<Checked<'e>, Refusal> {
+    fn check<'e>(&self, event: &Event<'_>, name: &'e str, wanted: Wanted) -> Result<Checked<'e>, Refusal> {
         let channel = Channel::new(name).map_err(Refusal::bad)?;
+        wanted.check(channel)?;
         if event.name.is_empty() || event.name.len() > MAX_EVENT_BYTES {
             return Err(Refusal::bad("the name of an event has 1 to 200 bytes"));
         }
