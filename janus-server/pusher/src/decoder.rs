@@ -154,7 +154,7 @@ impl PusherDecoder {
     fn subscribe(&mut self, asked: Subscribe, limits: &Limits) -> Decoded {
         let Subscribe { channel: name, auth, channel_data } = asked;
         let refuse = |status, text: &str| {
-            let kind = if status == 401 { "AuthError" } else { "LimitReached" };
+            let kind = if status == 401 { numbers::AUTH_ERROR } else { numbers::BAD_REQUEST };
             Ok(Command::Answer(MessageWriter::bytes(|out| {
                 frames::subscription_error(out, &name, kind, status, text);
             })))

@@ -74,7 +74,8 @@ impl MessageProtocol for Protocol {
             }
             ServerEvent::Error { id: Some(SUBSCRIBE), topic: Some(topic), code, message } => {
                 let channel = of_topic(topic.as_str());
-                frames::subscription_error(out, channel, "LimitReached", code.http_status(), message);
+                let kind = numbers::subscription_error(code);
+                frames::subscription_error(out, channel, kind, code.http_status(), message);
             }
             ServerEvent::Error { id: Some(CLIENT_EVENT), message, .. } => {
                 frames::error(out, Some(numbers::CLIENT_EVENT), message);

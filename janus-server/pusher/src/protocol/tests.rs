@@ -116,6 +116,7 @@ fn errors_have_the_numbers_of_pusher() {
     let error = |id, topic| ServerEvent::Error { id, topic, code: ErrorCode::TooManyTopics, message: "too many" };
     let told = encoded(&error(Some(SUBSCRIBE), Some(&topic))).remove(0);
     assert_eq!((&told["event"], &told["channel"]), (&json!("pusher:subscription_error"), &json!("news")));
+    assert!(told["data"].as_str().unwrap().contains(r#""type":"LimitReached""#), "{told}");
     let told = encoded(&error(Some(CLIENT_EVENT), Some(&topic))).remove(0);
     assert_eq!(told, json!({ "event": "pusher:error", "data": { "code": 4301, "message": "too many" } }));
     let refusal =
