@@ -78,6 +78,11 @@ impl PusherSettings {
         match (&self.pusher_app_id, &self.pusher_key, &self.pusher_secret_file) {
             (Some(_), None, _) => refuse("pusher_key", "the key of the application, because pusher_app_id is set"),
             (Some(_), _, None) => refuse("pusher_secret_file", "a file with the secret, because pusher_app_id is set"),
+            // Without an id nothing would be served, and nothing would say so.
+            (None, Some(_), _) => refuse("pusher_app_id", "the id of the application, because pusher_key is set"),
+            (None, None, Some(_)) => {
+                refuse("pusher_app_id", "the id of the application, because pusher_secret_file is set")
+            }
             _ => Ok(()),
         }
     }
@@ -132,6 +137,12 @@ mod tests {
         assert_eq!(error.key, "pusher_key");
         let error = PusherSettings { pusher_secret_file: None, ..settings() }.validate().unwrap_err();
         assert_eq!(error.key, "pusher_secret_file");
+        for (key, file) in [(true, true), (true, false), (false, true)] {
+            let PusherSettings { pusher_key, pusher_secret_file, .. } = settings();
+            let (pusher_key, pusher_secret_file) = (pusher_key.filter(|_| key), pusher_secret_file.filter(|_| file));
+            let without_id = PusherSettings { pusher_key, pusher_secret_file, ..PusherSettings::default() };
+            assert_eq!(without_id.validate().unwrap_err().key, "pusher_app_id", "{key} {file}");
+        }
         assert!(PusherSettings { pusher_key: Some("a/b".to_owned()), ..settings() }.validate().is_err());
         assert!(PusherSettings { pusher_prefix: "a:b".to_owned(), ..settings() }.validate().is_err());
     }
