@@ -436,12 +436,15 @@ async fn an_event_that_is_refused_reaches_nobody() {
     client.subscribed("news", None).await;
     client.subscribed("presence-a", Some(r#"{"user_id":"1"}"#)).await;
     let event = |channel: &str, info: &str| json!({ "name": "lost", "channel": channel, "data": "1", "info": info });
+    let forged = json!({ "name": "pusher_internal:member_added", "channel": "presence-a", "data": "1" });
     let (counted, plain) = (event("presence-a", "user_count"), event("news", ""));
     let both = json!({ "name": "lost", "channels": ["presence-a", "news"], "data": "1", "info": "user_count" });
     for (path, body) in [
         ("/apps/3/events", event("news", "user_count")),
         ("/apps/3/events", both),
         ("/apps/3/batch_events", json!({ "batch": [plain, counted, event("news", "user_count")] })),
+        ("/apps/3/events", json!({ "name": "pusher:error", "channel": "news", "data": "1" })),
+        ("/apps/3/batch_events", json!({ "batch": [plain, forged] })),
     ] {
         assert_eq!(post(&janus, path, &body).await, "400", "{body}");
     }

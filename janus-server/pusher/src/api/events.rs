@@ -15,6 +15,7 @@ use super::{Answer, Asked, Refusal, ok};
 use crate::channel::{Channel, Kind};
 use crate::data;
 use crate::decoder::MAX_EVENT_BYTES;
+use crate::protocol::is_reserved;
 
 /// The most channels of an event, as with Pusher.
 const MAX_CHANNELS: usize = 100;
@@ -115,6 +116,11 @@ impl Asked<'_> {
         wanted.check(channel)?;
         if event.name.is_empty() || event.name.len() > MAX_EVENT_BYTES {
             return Err(Refusal::bad("the name of an event has 1 to 200 bytes"));
+        }
+        if is_reserved(&event.name) {
+            return Err(Refusal::bad(
+                "names of events that begin with pusher: or pusher_internal: are the server's own",
+            ));
         }
         let data = data::kept_value(event.data);
         // As the publisher counts: the string, and not its form in JSON.
