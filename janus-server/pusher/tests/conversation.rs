@@ -192,8 +192,13 @@ async fn a_member_has_the_name_of_its_channel_whatever_user_signs_in() {
     janus.shutdown().await;
 }
 
-/// The status of a signed request of the backend.
+/// The status of the answer to a signed request of the backend.
 async fn post(janus: &Janus, path: &str, body: &Value) -> String {
+    ask(janus, path, body).await.0
+}
+
+/// The status and the body of the answer to a signed request of the backend.
+async fn ask(janus: &Janus, path: &str, body: &Value) -> (String, Value) {
     let body = body.to_string();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let digest = HEXLOWER.encode(&Md5::digest(&body));
@@ -201,13 +206,31 @@ async fn post(janus: &Janus, path: &str, body: &Value) -> String {
     let signature = sign(&format!("POST\n{path}\n{query}"));
     let mut backend = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
     let head = format!(
-        "POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        "POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     backend.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
-    let mut answer = [0; 12];
-    tokio::time::timeout(PATIENCE, backend.read_exact(&mut answer)).await.unwrap().unwrap();
-    String::from_utf8_lossy(&answer[9..]).into_owned()
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, backend.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].to_owned(), serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_request_has_the_same_form() {
+    let janus = start(|builder| builder).await;
+    let event = |data: &str| json!({ "name": "greeting", "channel": "news", "data": data });
+    for (path, body, status, code) in [
+        ("/apps/4/events", event("1"), "404", "unknown_app"),
+        ("/apps/3/nothing", event("1"), "404", "unknown_path"),
+        ("/apps/3/events", json!({}), "400", "bad_request"),
+        ("/apps/3/events", event(&"a".repeat(10_241)), "413", "frame_too_large"),
+    ] {
+        let (answered, body) = ask(&janus, path, &body).await;
+        assert_eq!((&*answered, &body["error"]["code"]), (status, &json!(code)), "{body}");
+        assert!(body["error"]["message"].is_string(), "{body}");
+    }
+    janus.shutdown().await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
+use janus_core::wire::ErrorCode;
 use janus_core::{Message, PublishError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -126,7 +127,7 @@ impl Asked<'_> {
         // As the publisher counts: the string, and not its form in JSON.
         if data.len() > self.app.event_bytes && length(event.data) > self.app.event_bytes {
             let text = format!("the data of an event has at most {} bytes (pusher_event_bytes)", self.app.event_bytes);
-            return Err(Refusal::new(413, text));
+            return Err(Refusal::new(413, ErrorCode::FrameTooLarge.as_str(), text));
         }
         let data: &RawValue = serde_json::from_str(&data).map_err(|_| Refusal::bad("\"data\" must be a string"))?;
         let message = Message::new(&channel.topic(&self.app.prefix), data).map_err(refused)?.event(&event.name);
@@ -160,5 +161,5 @@ fn refused(error: PublishError) -> Refusal {
         PublishError::Invalid(_) => 400,
         _ => error.code().http_status(),
     };
-    Refusal::new(status, error.to_string())
+    Refusal::new(status, error.code().as_str(), error.to_string())
 }
