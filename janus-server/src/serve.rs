@@ -142,7 +142,10 @@ impl Server {
         let builder = sockets.hand_to(settings.clone(), builder).pass_on(pass_on).hooks(access.clone());
         let builder = centrifuge::add(builder, settings, &shared);
         let builder = match Pusher::from_settings(&settings.pusher)? {
-            Some(pusher) => pusher.add_to(builder),
+            Some(pusher) => {
+                log::info!("serving {pusher}");
+                pusher.add_to(builder)
+            }
             None => builder,
         };
         let janus = start(builder.publish_route(shared.publish_route()), settings.state_file.as_deref()).await?;

@@ -274,6 +274,8 @@ class Scenarios:
 
     def test_a_message_comes_from_every_publisher_with_its_data(self):
         self.serve()
+        line = f"serving application {APP} of Pusher, channels as topics pusher:CHANNEL, 1 secret"
+        self.assertTrue(any(line in logged for logged in list(self.server.log)), self.server.log)
         client = self.connect()
         self.subscribe(client, "news")
         data = [{"price": 1.5, "text": "Grüße, 世界 \u2028 🙂\r\n\""}, [1, [None]], "hello", "1", "", {"nested": "{\"a\":1}"}]

@@ -180,6 +180,9 @@ pub(crate) mod tests {
             std::fs::write(&file, text).unwrap();
             assert_eq!(App::from_settings(&settings).is_ok(), is_good, "{text:?}");
         }
+        std::fs::write(&file, "7ad3773142a6692b25b8\nanother-secret\n").unwrap();
+        let pusher = crate::Pusher::from_settings(&settings).unwrap().unwrap();
+        assert_eq!(pusher.to_string(), "application 3 of Pusher, channels as topics pusher:CHANNEL, 2 secrets");
         assert!(App::from_settings(&PusherSettings::default()).unwrap().is_none());
         assert!(!format!("{:?}", app(|_| {})).contains("7ad3"));
     }

@@ -45,9 +45,39 @@ pub(crate) struct PusherDecoder {
     client: ClientId,
     /// What only a client with signatures has.
     signed: Option<Box<Signed>>,
-    /// Why the client is turned away before anything else; 0 if it is not. A number alone, because every idle connection
-    /// pays for it.
-    refusal: Number,
+    /// Why the client is turned away before anything else. A byte, because every idle connection pays for it.
+    refusal: Option<TurnedAway>,
+}
+
+/// What is wrong with the request that has opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TurnedAway {
+    OtherPath,
+    OtherKey,
+    NoVersion,
+    OtherVersion,
+    BadVersion,
+}
+
+impl TurnedAway {
+    const fn number(self) -> Number {
+        match self {
+            Self::OtherPath | Self::OtherKey => numbers::NO_APP,
+            Self::NoVersion => numbers::NO_VERSION,
+            Self::OtherVersion => numbers::OTHER_VERSION,
+            Self::BadVersion => numbers::BAD_VERSION,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::OtherPath => "the application does not exist: the path must be /app/KEY",
+            Self::OtherKey => "the application does not exist: the key in the path is not the server's pusher_key",
+            Self::NoVersion => "the address must name the version of the protocol: protocol=7",
+            Self::OtherVersion => "the server speaks the versions 5 to 7 of the protocol",
+            Self::BadVersion => "the version of the protocol must be a number",
+        }
+    }
 }
 
 /// What the application has signed for a client.
@@ -127,7 +157,7 @@ type Decoded = Result<Command, FrameError>;
 
 impl PusherDecoder {
     pub(crate) fn new(app: Arc<App>, request: Option<&HttpRequest>) -> Self {
-        let refusal = request.map_or(0, |request| refusal(&app, request));
+        let refusal = request.and_then(|request| refusal(&app, request));
         Self { app, client: ClientId::new(0, 0), signed: None, refusal }
     }
 
@@ -154,7 +184,7 @@ impl PusherDecoder {
     fn subscribe(&mut self, asked: Subscribe, limits: &Limits) -> Decoded {
         let Subscribe { channel: name, auth, channel_data } = asked;
         let refuse = |status, text: &str| {
-            let kind = if status == 401 { "AuthError" } else { "LimitReached" };
+            let kind = if status == 401 { numbers::AUTH_ERROR } else { numbers::BAD_REQUEST };
             Ok(Command::Answer(MessageWriter::bytes(|out| {
                 frames::subscription_error(out, &name, kind, status, text);
             })))
@@ -292,15 +322,8 @@ impl MessageDecoder for PusherDecoder {
     type Scratch = ();
 
     fn begin(&mut self) -> Option<Command> {
-        let number = self.refusal;
-        let text = match number {
-            0 => return None,
-            numbers::NO_APP => "the application does not exist: the path must be /app/KEY",
-            numbers::NO_VERSION => "the address must name the version of the protocol: protocol=7",
-            numbers::OTHER_VERSION => "the server speaks the versions 5 to 7 of the protocol",
-            _ => "the version of the protocol must be a number",
-        };
-        Some(Command::Close(MessageWriter::bytes(|out| frames::farewell(out, number, text))))
+        let why = self.refusal?;
+        Some(Command::Close(MessageWriter::bytes(|out| frames::farewell(out, why.number(), why.text()))))
     }
 
     fn opened(&mut self, _session: &str, client: ClientId) {
@@ -333,16 +356,19 @@ const BAD_CHANNEL_DATA: &str =
 /// The rest of a message whose answer follows in a call of its own.
 const AGAIN: &str = " ";
 
-/// Why a client with this request is turned away; 0 if it is not.
-fn refusal(app: &App, request: &HttpRequest) -> Number {
-    if request.path().strip_prefix("/app/") != Some(&app.key) {
-        return numbers::NO_APP;
+/// Why a client with this request is turned away.
+fn refusal(app: &App, request: &HttpRequest) -> Option<TurnedAway> {
+    match request.path().strip_prefix("/app/") {
+        Some(key) if *key == *app.key => {}
+        None | Some("") => return Some(TurnedAway::OtherPath),
+        Some(rest) if rest.contains('/') => return Some(TurnedAway::OtherPath),
+        Some(_) => return Some(TurnedAway::OtherKey),
     }
     match request.query_parameter("protocol").as_deref().map(str::parse::<u32>) {
-        None => numbers::NO_VERSION,
-        Some(Ok(5..=7)) => 0,
-        Some(Ok(_)) => numbers::OTHER_VERSION,
-        Some(Err(_)) => numbers::BAD_VERSION,
+        None => Some(TurnedAway::NoVersion),
+        Some(Ok(5..=7)) => None,
+        Some(Ok(_)) => Some(TurnedAway::OtherVersion),
+        Some(Err(_)) => Some(TurnedAway::BadVersion),
     }
 }
 

@@ -54,6 +54,7 @@ mod settings;
 mod signature;
 mod socket;
 
+use std::fmt;
 use std::sync::Arc;
 
 use janus_core::wire::{PathPattern, WebSocket};
@@ -112,6 +113,27 @@ impl Pusher {
             .gate(app::gate(&self.app))
             .route(route("POST"))
             .route(route("GET"))
+    }
+}
+
+/// For a log: the id, the namespace of the channels and the number of secrets, and no secret.
+///
+/// ```
+/// # use janus_pusher::{Pusher, PusherSettings};
+/// # let settings = PusherSettings {
+/// #     pusher_app_id: Some("1".to_owned()),
+/// #     pusher_key: Some("278d425bdf160c739803".to_owned()),
+/// #     ..PusherSettings::default()
+/// # };
+/// let pusher = Pusher::with_secrets(&settings, ["7ad3773142a6692b25b8"])?;
+/// assert_eq!(pusher.to_string(), "application 1 of Pusher, channels as topics pusher:CHANNEL, 1 secret");
+/// # Ok::<_, janus_pusher::SetupError>(())
+/// ```
+impl fmt::Display for Pusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let App { id, prefix, keys, .. } = &*self.app;
+        let secrets = if keys.count() == 1 { "1 secret".to_owned() } else { format!("{} secrets", keys.count()) };
+        write!(f, "application {id} of Pusher, channels as topics {prefix}:CHANNEL, {secrets}")
     }
 }
 

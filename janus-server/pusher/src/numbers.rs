@@ -89,6 +89,26 @@ pub fn number(code: ErrorCode) -> Number {
     TABLE.iter().find(|(other, _)| *other == code).map_or(OVER_CAPACITY, |(_, number)| *number)
 }
 
+/// The type of a `pusher:subscription_error` for an error code of Janus: who can mend what. Pusher itself has AuthError alone.
+pub(crate) fn subscription_error(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Unauthorized | ErrorCode::Forbidden | ErrorCode::Banned | ErrorCode::TokenExpired => AUTH_ERROR,
+        ErrorCode::NoPresence | ErrorCode::NoHistory => "NotConfigured",
+        ErrorCode::TooManyTopics
+        | ErrorCode::TooManyTopicsOnServer
+        | ErrorCode::ServerOverloaded
+        | ErrorCode::RateLimited => "LimitReached",
+        _ if code.http_status() < 500 => BAD_REQUEST,
+        _ => "ServerError",
+    }
+}
+
+/// The application has not signed for the subscription.
+pub(crate) const AUTH_ERROR: &str = "AuthError";
+
+/// No client may ask so.
+pub(crate) const BAD_REQUEST: &str = "BadRequest";
+
 #[cfg(test)]
 mod tests {
     use janus_core::wire::ErrorClass;
@@ -107,6 +127,21 @@ mod tests {
             }
         }
         assert_eq!(TABLE.len(), ErrorCode::ALL.len());
+    }
+
+    #[test]
+    fn a_refused_subscription_has_a_type_that_says_who_can_mend_it() {
+        for (code, kind) in [
+            (ErrorCode::TooManyTopics, "LimitReached"),
+            (ErrorCode::TooManyTopicsOnServer, "LimitReached"),
+            (ErrorCode::NoPresence, "NotConfigured"),
+            (ErrorCode::BadTopic, "BadRequest"),
+            (ErrorCode::Forbidden, "AuthError"),
+            (ErrorCode::TopicUnavailable, "ServerError"),
+            (ErrorCode::Internal, "ServerError"),
+        ] {
+            assert_eq!(subscription_error(code), kind, "{code}");
+        }
     }
 
     #[test]

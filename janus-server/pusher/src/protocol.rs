@@ -23,6 +23,15 @@ pub(crate) const NAME: &str = "pusher";
 /// The event of a message whose publisher has named none: no client of Pusher can bind to an empty name.
 const NAMELESS: &str = "\"message\"";
 
+/// What the names of events begin with that the server alone sends.
+const RESERVED: [&str; 2] = ["pusher:", "pusher_internal:"];
+
+/// Whether no publisher may send an event of this name: clients would take the event for the server's own, and show members
+/// that are not there, or errors.
+pub(crate) fn is_reserved(event: &str) -> bool {
+    RESERVED.iter().any(|beginning| event.starts_with(beginning))
+}
+
 /// The WebSocket protocol of Pusher Channels, version 7.
 #[derive(Debug)]
 pub(crate) struct Protocol {
@@ -74,7 +83,8 @@ impl MessageProtocol for Protocol {
             }
             ServerEvent::Error { id: Some(SUBSCRIBE), topic: Some(topic), code, message } => {
                 let channel = of_topic(topic.as_str());
-                frames::subscription_error(out, channel, "LimitReached", code.http_status(), message);
+                let kind = numbers::subscription_error(code);
+                frames::subscription_error(out, channel, kind, code.http_status(), message);
             }
             ServerEvent::Error { id: Some(CLIENT_EVENT), message, .. } => {
                 frames::error(out, Some(numbers::CLIENT_EVENT), message);
@@ -106,7 +116,7 @@ fn message(message: &NumberedMessage<'_>, out: &mut MessageWriter<'_>) {
     let NumberedMessage { topic_json, event, message_id, data, base64, .. } = *message;
     // A namespace has no character that JSON escapes.
     let channel = topic_json.split_once(':').map_or(&topic_json[1..], |(_, channel)| channel);
-    let event = if event.len() > 2 && event.starts_with('"') { event } else { NAMELESS };
+    let event = if may_be_named(event) { event } else { NAMELESS };
     out.text_with(|out| {
         for part in ["{\"event\":", event, ",\"channel\":\"", channel, ",\"data\":"] {
             out.extend_from_slice(part.as_bytes());
@@ -121,6 +131,19 @@ fn message(message: &NumberedMessage<'_>, out: &mut MessageWriter<'_>) {
         }
         out.extend_from_slice(b"}");
     });
+}
+
+/// Whether clients see the name of an event, as its publisher has written the name in JSON. The message of a publisher of
+/// Janus with a reserved name comes without the name: the publisher has had the receipt, and clients of Janus have the message
+/// too.
+fn may_be_named(event: &str) -> bool {
+    let Some(text) = event.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
+    // An escape may stand for a letter of a reserved beginning.
+    let is_free = match text.contains('\\') {
+        true => serde_json::from_str::<String>(event).is_ok_and(|text| !is_reserved(&text)),
+        false => !is_reserved(text),
+    };
+    !text.is_empty() && is_free
 }
 
 /// The answer to a subscription. That to a presence channel has the members, which follow in an event of their own. The

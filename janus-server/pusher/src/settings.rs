@@ -78,6 +78,11 @@ impl PusherSettings {
         match (&self.pusher_app_id, &self.pusher_key, &self.pusher_secret_file) {
             (Some(_), None, _) => refuse("pusher_key", "the key of the application, because pusher_app_id is set"),
             (Some(_), _, None) => refuse("pusher_secret_file", "a file with the secret, because pusher_app_id is set"),
+            // Without an id nothing would be served, and nothing would say so.
+            (None, Some(_), _) => refuse("pusher_app_id", "the id of the application, because pusher_key is set"),
+            (None, None, Some(_)) => {
+                refuse("pusher_app_id", "the id of the application, because pusher_secret_file is set")
+            }
             _ => Ok(()),
         }
     }
@@ -106,6 +111,30 @@ impl PusherSettings {
             config.namespaces.entry(name).or_insert(namespace);
         }
     }
+
+    /// Checks the namespaces of presence channels, which an operator or a program may have set otherwise than
+    /// [`prepare`](Self::prepare) does: without members every subscription to a presence channel fails.
+    ///
+    /// # Errors
+    ///
+    /// A namespace of presence channels does not list members.
+    pub fn check_namespaces(&self, config: &Config) -> Result<(), ConfigError> {
+        if self.pusher_app_id.is_none() {
+            return Ok(());
+        }
+        for Space { ending, .. } in NAMESPACES.into_iter().filter(|space| space.presence) {
+            let name = [&self.pusher_prefix, ending].concat();
+            let presence = config.namespace(&[&name, ":"].concat()).presence;
+            if presence != Presence::Members {
+                return Err(ConfigError {
+                    key: format!("namespaces.{name}.presence").into(),
+                    value: if presence == Presence::Off { "\"off\"" } else { "\"count\"" }.to_owned(),
+                    expected: "\"members\", because the namespace has the presence channels of Pusher".into(),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How long a cache channel keeps its last message, as with Pusher.
@@ -132,8 +161,35 @@ mod tests {
         assert_eq!(error.key, "pusher_key");
         let error = PusherSettings { pusher_secret_file: None, ..settings() }.validate().unwrap_err();
         assert_eq!(error.key, "pusher_secret_file");
+        for (key, file) in [(true, true), (true, false), (false, true)] {
+            let PusherSettings { pusher_key, pusher_secret_file, .. } = settings();
+            let (pusher_key, pusher_secret_file) = (pusher_key.filter(|_| key), pusher_secret_file.filter(|_| file));
+            let without_id = PusherSettings { pusher_key, pusher_secret_file, ..PusherSettings::default() };
+            assert_eq!(without_id.validate().unwrap_err().key, "pusher_app_id", "{key} {file}");
+        }
         assert!(PusherSettings { pusher_key: Some("a/b".to_owned()), ..settings() }.validate().is_err());
         assert!(PusherSettings { pusher_prefix: "a:b".to_owned(), ..settings() }.validate().is_err());
+    }
+
+    #[test]
+    fn a_namespace_of_presence_channels_lists_members() {
+        let check = |name: &str, presence| {
+            let own = Namespace { presence, ..Namespace::default() };
+            let mut config = Config { namespaces: [(name.to_owned(), own)].into(), ..Config::default() };
+            settings().prepare(&mut config);
+            settings().check_namespaces(&config).map_err(|error| error.to_string())
+        };
+        for name in ["pusher-presence", "pusher-presence-cache"] {
+            for (presence, word) in [(Presence::Off, "off"), (Presence::Count, "count")] {
+                let error = check(name, presence).unwrap_err();
+                let expected = format!("namespaces.{name}.presence = \"{word}\": expected \"members\"");
+                assert!(error.starts_with(&expected), "{error}");
+            }
+            assert_eq!(check(name, Presence::Members), Ok(()));
+        }
+        assert_eq!(check("pusher", Presence::Off), Ok(()), "no presence channels");
+        assert_eq!(PusherSettings::default().check_namespaces(&Config::default()), Ok(()), "no application");
+        assert!(settings().check_namespaces(&Config::default()).is_err(), "not prepared");
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Keys {
         Self(secrets.into_iter().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())).collect())
     }
 
+    /// The number of secrets.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether the signature is that of the text by one of the secrets. Takes the same time for every wrong signature.
     pub(crate) fn verify(&self, text: &str, signature: &str) -> bool {
         let Ok(signature) = HEXLOWER.decode(signature.as_bytes()) else { return false };

@@ -192,8 +192,13 @@ async fn a_member_has_the_name_of_its_channel_whatever_user_signs_in() {
     janus.shutdown().await;
 }
 
-/// The status of a signed request of the backend.
+/// The status of the answer to a signed request of the backend.
 async fn post(janus: &Janus, path: &str, body: &Value) -> String {
+    ask(janus, path, body).await.0
+}
+
+/// The status and the body of the answer to a signed request of the backend.
+async fn ask(janus: &Janus, path: &str, body: &Value) -> (String, Value) {
     let body = body.to_string();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let digest = HEXLOWER.encode(&Md5::digest(&body));
@@ -201,13 +206,31 @@ async fn post(janus: &Janus, path: &str, body: &Value) -> String {
     let signature = sign(&format!("POST\n{path}\n{query}"));
     let mut backend = TcpStream::connect(janus.local_addrs()[0]).await.unwrap();
     let head = format!(
-        "POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        "POST {path}?{query}&auth_signature={signature} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     backend.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
-    let mut answer = [0; 12];
-    tokio::time::timeout(PATIENCE, backend.read_exact(&mut answer)).await.unwrap().unwrap();
-    String::from_utf8_lossy(&answer[9..]).into_owned()
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, backend.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].to_owned(), serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_request_has_the_same_form() {
+    let janus = start(|builder| builder).await;
+    let event = |data: &str| json!({ "name": "greeting", "channel": "news", "data": data });
+    for (path, body, status, code) in [
+        ("/apps/4/events", event("1"), "404", "unknown_app"),
+        ("/apps/3/nothing", event("1"), "404", "unknown_path"),
+        ("/apps/3/events", json!({}), "400", "bad_request"),
+        ("/apps/3/events", event(&"a".repeat(10_241)), "413", "frame_too_large"),
+    ] {
+        let (answered, body) = ask(&janus, path, &body).await;
+        assert_eq!((&*answered, &body["error"]["code"]), (status, &json!(code)), "{body}");
+        assert!(body["error"]["message"].is_string(), "{body}");
+    }
+    janus.shutdown().await;
 }
 
 #[tokio::test]
@@ -457,5 +480,33 @@ async fn hostile_frames_end_their_own_connection_alone() {
     while deep.next().await["event"] != "pusher:pong" {}
     janus.publish("pusher:news", "still here").await.unwrap();
     assert_eq!(victim.next().await["data"], "still here");
+    janus.shutdown().await;
+}
+
+// A publisher that is told 400 publishes again: nothing may have gone out.
+#[tokio::test]
+async fn an_event_that_is_refused_reaches_nobody() {
+    let janus = start(|builder| builder).await;
+    let mut client = Client::connect(&janus).await;
+    client.subscribed("news", None).await;
+    client.subscribed("presence-a", Some(r#"{"user_id":"1"}"#)).await;
+    let event = |channel: &str, info: &str| json!({ "name": "lost", "channel": channel, "data": "1", "info": info });
+    let forged = json!({ "name": "pusher_internal:member_added", "channel": "presence-a", "data": "1" });
+    let (counted, plain) = (event("presence-a", "user_count"), event("news", ""));
+    let both = json!({ "name": "lost", "channels": ["presence-a", "news"], "data": "1", "info": "user_count" });
+    for (path, body) in [
+        ("/apps/3/events", event("news", "user_count")),
+        ("/apps/3/events", both),
+        ("/apps/3/batch_events", json!({ "batch": [plain, counted, event("news", "user_count")] })),
+        ("/apps/3/events", json!({ "name": "pusher:error", "channel": "news", "data": "1" })),
+        ("/apps/3/batch_events", json!({ "batch": [plain, forged] })),
+    ] {
+        assert_eq!(post(&janus, path, &body).await, "400", "{body}");
+    }
+    assert_eq!(post(&janus, "/apps/3/events", &counted).await, "200");
+    let told = client.next().await;
+    assert_eq!((&told["event"], &told["channel"]), (&json!("lost"), &json!("presence-a")));
+    janus.publish("pusher:news", "the next").await.unwrap();
+    assert_eq!(client.next().await["data"], "the next");
     janus.shutdown().await;
 }

@@ -239,6 +239,12 @@ impl Loaded {
 
     /// A broken rule across settings, each of them good by itself.
     fn problem_across(&self, error: ConfigError) -> Problem {
+        if let Some((section, setting)) = self.of_a_section(&error.key) {
+            let own = section.values.iter().find(|(index, ..)| TABLE[*index].setting.name == setting);
+            let origin = own.map_or(&section.origin, |(.., origin)| origin).clone();
+            let (name, expected) = (format!("namespace.{}.{setting}", toml_key(&section.name)), error.expected);
+            return Problem::BadValue { origin, name, value: error.value, expected: expected.into_owned() };
+        }
         // The default namespace is the top level of the file.
         let name = error.key.strip_prefix("default_namespace.").unwrap_or(&error.key);
         let origin = match find(name) {
@@ -248,6 +254,12 @@ impl Loaded {
         };
         let (name, expected) = (name.to_owned(), error.expected.into_owned());
         Problem::BadValue { origin, name, value: error.value, expected }
+    }
+
+    /// The table of the file, and the setting in the table, with this key of an error.
+    fn of_a_section<'k>(&self, key: &'k str) -> Option<(&Section, &'k str)> {
+        let (name, setting) = key.strip_prefix("namespaces.")?.rsplit_once('.')?;
+        self.sections.iter().find(|section| section.name == name).map(|section| (section, setting))
     }
 
     /// Whether any layer has the setting, even with its default as value.

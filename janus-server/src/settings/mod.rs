@@ -161,6 +161,7 @@ impl Settings {
         self.core.validate()?;
         self.access.validate()?;
         self.pusher.validate()?;
+        self.pusher.check_namespaces(&self.core)?;
         self.check_each()?;
         let Config { listen, tls_listen, http_listen, https_listen, .. } = &self.core;
         if [listen, tls_listen, http_listen, https_listen].iter().all(|addresses| addresses.is_empty()) {

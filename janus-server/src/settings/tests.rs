@@ -255,6 +255,30 @@ fn a_namespace_too_many_is_told_with_its_place() {
     assert!(problems.ends_with(":1001: namespaces = 1001: expected at most 1,000 of them"), "{problems}");
 }
 
+#[test]
+fn a_namespace_of_presence_channels_without_members_is_told_with_its_place() {
+    let app = "pusher_app_id = \"1\"\npusher_key = \"key\"\npusher_secret_file = \"/secret\"\n";
+    let expected = "expected \"members\", because the namespace has the presence channels of Pusher";
+    for (table, place) in [
+        (
+            "[namespace.pusher-presence]\nhistory = true\n[namespace.z]\n",
+            ":4: namespace.pusher-presence.presence = \"off\"",
+        ),
+        (
+            "[namespace.pusher-presence-cache]\nhistory = true\npresence = \"count\"",
+            ":6: namespace.pusher-presence-cache.presence = \"count\"",
+        ),
+    ] {
+        let problems = read_file(&format!("{app}{table}")).unwrap_err().to_string();
+        assert!(problems.ends_with(&format!("{place}: {expected}")), "{problems}");
+        assert!(read_file(table).is_ok(), "without an application");
+    }
+    let table = "[namespace.pusher-presence]\npresence = \"members\"";
+    assert!(read_file(&format!("{app}{table}")).is_ok());
+    let without_id = read_file("pusher_key = \"key\"").unwrap_err().to_string();
+    assert!(without_id.contains("pusher_app_id = \"\": expected the id of the application"), "{without_id}");
+}
+
 /// Lines of the example with a setting, without the `#` before it.
 fn settings_of_the_example() -> Vec<String> {
     let text = super::example();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use janus_core::PresenceError;
+use janus_core::wire::ErrorCode;
 use serde::Serialize;
 
 use super::{Answer, Asked, Refusal, ok};
@@ -51,6 +52,14 @@ impl Wanted {
     pub(super) fn is_any(&self) -> bool {
         self.user_count || self.subscription_count
     }
+
+    /// Checks that the server knows all of this about the channel.
+    pub(super) fn check(&self, channel: Channel<'_>) -> Result<(), Refusal> {
+        if self.user_count && channel.kind != Kind::Presence {
+            return Err(Refusal::bad("user_count is known of presence channels alone"));
+        }
+        Ok(())
+    }
 }
 
 impl Asked<'_> {
@@ -72,7 +81,11 @@ impl Asked<'_> {
                     channels.insert(name, Info { subscription_count, ..Info::default() });
                 }
                 if channels.len() > MAX_CHANNELS {
-                    return Err(Refusal::new(413, "too many channels for an answer: use filter_by_prefix"));
+                    return Err(Refusal::new(
+                        413,
+                        "too_many_channels",
+                        "too many channels for an answer: use filter_by_prefix",
+                    ));
                 }
                 match page.last() {
                     Some(last) => last.name.as_str().clone_into(&mut after),
@@ -127,9 +140,7 @@ impl Asked<'_> {
 
     /// What is wanted about one channel.
     pub(super) async fn info(&self, channel: Channel<'_>, wanted: Wanted) -> Result<Info, Refusal> {
-        if wanted.user_count && channel.kind != Kind::Presence {
-            return Err(Refusal::bad("user_count is known of presence channels alone"));
-        }
+        wanted.check(channel)?;
         let user_count = match wanted.user_count {
             true => Some(self.members(channel).await?.0),
             false => None,
@@ -150,7 +161,10 @@ impl Asked<'_> {
                 Ok((presence.count, ids.iter().map(|member| member.user.to_string()).collect()))
             }
             Err(PresenceError::Invalid(text)) => Err(Refusal::bad(text)),
-            Err(error) => Err(Refusal::new(503, error.to_string())),
+            Err(error @ PresenceError::Off) => {
+                Err(Refusal::new(404, ErrorCode::NoPresence.as_str(), error.to_string()))
+            }
+            Err(error) => Err(Refusal::new(503, ErrorCode::EngineUnavailable.as_str(), error.to_string())),
         }
     }
 }

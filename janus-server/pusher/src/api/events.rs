@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
+use janus_core::wire::ErrorCode;
 use janus_core::{Message, PublishError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,6 +16,7 @@ use super::{Answer, Asked, Refusal, ok};
 use crate::channel::{Channel, Kind};
 use crate::data;
 use crate::decoder::MAX_EVENT_BYTES;
+use crate::protocol::is_reserved;
 
 /// The most channels of an event, as with Pusher.
 const MAX_CHANNELS: usize = 100;
@@ -61,7 +63,7 @@ impl Asked<'_> {
             return Err(Refusal::bad("an event goes to 1 to 100 channels"));
         }
         let wanted = Wanted::parse(event.info.as_deref().or_else(|| self.parameter("info")))?;
-        let checked = names.iter().map(|name| self.check(&event, name)).collect::<Result<Vec<_>, _>>()?;
+        let checked = names.iter().map(|name| self.check(&event, name, wanted)).collect::<Result<Vec<_>, _>>()?;
         if checked.len() > 1 && checked.iter().any(|event| event.channel.kind == Kind::Encrypted) {
             return Err(Refusal::bad("an event to an encrypted channel goes to this channel alone"));
         }
@@ -88,8 +90,9 @@ impl Asked<'_> {
         let (mut checked, mut wanted) = (Vec::new(), Vec::new());
         for event in &batch {
             let name = event.channel.as_deref().ok_or_else(|| Refusal::bad("each event needs a \"channel\""))?;
-            checked.push(self.check(event, name)?);
-            wanted.push(Wanted::parse(event.info.as_deref())?);
+            let of_event = Wanted::parse(event.info.as_deref())?;
+            checked.push(self.check(event, name, of_event)?);
+            wanted.push(of_event);
         }
         // One after the other, because events to the same channel have an order.
         for event in &checked {
@@ -109,16 +112,22 @@ impl Asked<'_> {
         ok(&Published { batch: infos })
     }
 
-    fn check<'e>(&self, event: &Event<'_>, name: &'e str) -> Result<Checked<'e>, Refusal> {
+    fn check<'e>(&self, event: &Event<'_>, name: &'e str, wanted: Wanted) -> Result<Checked<'e>, Refusal> {
         let channel = Channel::new(name).map_err(Refusal::bad)?;
+        wanted.check(channel)?;
         if event.name.is_empty() || event.name.len() > MAX_EVENT_BYTES {
             return Err(Refusal::bad("the name of an event has 1 to 200 bytes"));
+        }
+        if is_reserved(&event.name) {
+            return Err(Refusal::bad(
+                "names of events that begin with pusher: or pusher_internal: are the server's own",
+            ));
         }
         let data = data::kept_value(event.data);
         // As the publisher counts: the string, and not its form in JSON.
         if data.len() > self.app.event_bytes && length(event.data) > self.app.event_bytes {
             let text = format!("the data of an event has at most {} bytes (pusher_event_bytes)", self.app.event_bytes);
-            return Err(Refusal::new(413, text));
+            return Err(Refusal::new(413, ErrorCode::FrameTooLarge.as_str(), text));
         }
         let data: &RawValue = serde_json::from_str(&data).map_err(|_| Refusal::bad("\"data\" must be a string"))?;
         let message = Message::new(&channel.topic(&self.app.prefix), data).map_err(refused)?.event(&event.name);
@@ -152,5 +161,5 @@ fn refused(error: PublishError) -> Refusal {
         PublishError::Invalid(_) => 400,
         _ => error.code().http_status(),
     };
-    Refusal::new(status, error.to_string())
+    Refusal::new(status, error.code().as_str(), error.to_string())
 }

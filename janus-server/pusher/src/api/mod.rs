@@ -12,7 +12,7 @@ mod events;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use janus_core::wire::{HttpError, HttpRequest};
+use janus_core::wire::{ErrorCode, HttpError, HttpRequest};
 use janus_core::{RouteRequest, RouteResponse};
 use serde::Serialize;
 
@@ -60,25 +60,24 @@ pub(crate) async fn answer(app: Arc<App>, request: RouteRequest) -> Result<Route
         (false, ["channels"]) => asked.channels().await,
         (false, ["channels", channel]) => asked.channel(channel).await,
         (false, ["channels", channel, "users"]) => asked.users(channel).await,
-        _ => Err(Refusal::new(404, "no such request; see docs/PUSHER.md for what this server has")),
+        _ => Err(Refusal::new(404, "unknown_path", "no such request; see docs/PUSHER.md for what this server has")),
     };
-    Ok(answer.unwrap_or_else(|Refusal { status, text }| RouteResponse::new(status, "text/plain", text)))
+    // The connection is kept, unlike that of a stranger.
+    Ok(answer.unwrap_or_else(|Refusal(error)| RouteResponse::from(&error)))
 }
 
-/// A refused request of the application; the connection is kept. Pusher answers with plain text.
+/// A refused request of the application. The body is JSON, as that of the refusal of a stranger. Pusher answers with plain
+/// text, and the publishers of Pusher show any body as text.
 #[derive(Debug)]
-struct Refusal {
-    status: u16,
-    text: String,
-}
+struct Refusal(HttpError);
 
 impl Refusal {
-    fn new(status: u16, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+    fn new(status: u16, code: &'static str, text: impl Into<String>) -> Self {
+        Self(HttpError::new(status, code, text))
     }
 
     fn bad(text: impl Into<String>) -> Self {
-        Self::new(400, text)
+        Self::new(400, ErrorCode::BadRequest.as_str(), text)
     }
 }
 

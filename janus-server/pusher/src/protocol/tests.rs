@@ -56,6 +56,25 @@ fn a_message_has_its_data_as_a_string() {
 }
 
 #[test]
+fn no_publisher_speaks_for_the_server() {
+    for event in [
+        "pusher:error",
+        "pusher_internal:member_added",
+        "\\u0070usher:ping",
+        "pusher\\u003aerror",
+        "pusher:\\\"",
+        "pusher:",
+    ] {
+        let seen = published("pusher-presence:presence-a", &format!("\"{event}\""), "1", "{\"user_id\":1}", None);
+        assert_eq!((&seen["event"], &seen["data"]), (&json!("message"), &json!("{\"user_id\":1}")), "{event}");
+    }
+    for event in ["pusher", "pushers:a", "Pusher:a", "a.pusher:b", "App\\\\Events\\\\OrderShipped"] {
+        let meant: String = serde_json::from_str(&format!("\"{event}\"")).unwrap();
+        assert_eq!(published("pusher:news", &format!("\"{event}\""), "1", "1", None)["event"], meant);
+    }
+}
+
+#[test]
 fn a_client_event_of_a_presence_channel_names_its_sender() {
     let seen = |name, event| published(name, event, "\"alice\"", "1", None)["user_id"].clone();
     assert_eq!(seen("pusher-presence:presence-a", "\"client-typed\""), "alice");
@@ -116,6 +135,7 @@ fn errors_have_the_numbers_of_pusher() {
     let error = |id, topic| ServerEvent::Error { id, topic, code: ErrorCode::TooManyTopics, message: "too many" };
     let told = encoded(&error(Some(SUBSCRIBE), Some(&topic))).remove(0);
     assert_eq!((&told["event"], &told["channel"]), (&json!("pusher:subscription_error"), &json!("news")));
+    assert!(told["data"].as_str().unwrap().contains(r#""type":"LimitReached""#), "{told}");
     let told = encoded(&error(Some(CLIENT_EVENT), Some(&topic))).remove(0);
     assert_eq!(told, json!({ "event": "pusher:error", "data": { "code": 4301, "message": "too many" } }));
     let refusal =
