@@ -48,6 +48,7 @@ class Server:
                                         stderr=subprocess.PIPE, text=True)
         listening = set()
         for line in self.process.stderr:
+            self.log.append(line)
             if found := re.search(r"serving HTTP on [\d.]+:(\d+)( \(TLS\))?", line):
                 scheme = "https" if found[2] else "http"
                 self.ports[scheme] = int(found[1])
@@ -55,7 +56,7 @@ class Server:
             if listening == set(self.ports):
                 break
         else:
-            sys.exit("the server does not start")
+            sys.exit("the server does not start: " + "".join(self.log))
         # The server's log must be read.
         threading.Thread(target=self.read_log, args=(self.process.stderr,), daemon=True).start()
 
