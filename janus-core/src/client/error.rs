@@ -91,7 +91,7 @@ pub enum ClientError {
         reason: &'static str,
         /// The last error of the connection, if there is no connection.
         #[source]
-        source: Option<Arc<ClientError>>,
+        source: Option<Arc<Self>>,
     },
     /// The connection ended. A publication without a receipt may have been published, as after [`Late`](Self::Late).
     #[error("the connection was lost{}", after_colon(.source.as_deref()))]
@@ -150,7 +150,7 @@ pub enum ClientError {
     #[error("the client has ended: {source}")]
     Ended {
         /// Why.
-        source: Arc<ClientError>,
+        source: Arc<Self>,
     },
     /// The client has ended by a panic, of the client itself or of the program's
     /// [`get_token`](super::ClientBuilder::get_token), with this text.
