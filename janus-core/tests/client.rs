@@ -137,7 +137,8 @@ async fn a_subscription_begins_where_the_program_says() {
     drop(after);
     // The server no longer keeps what followed.
     let mut gone = client.subscribe("news").since(Position { epoch, seq: 1 }).await.unwrap();
-    assert_eq!((next(&mut gone).await, gone.begun().missed), (Item::Gap(Gap::Unknown), None));
+    let gap = Item::Gap(Gap::Unknown { position: Position { epoch, seq: 8 } });
+    assert_eq!((next(&mut gone).await, gone.begun().missed), (gap, None));
     publish(&server, 1).await;
     assert_eq!(numbers(&mut gone, 1).await, [9]);
 }
@@ -231,7 +232,9 @@ async fn a_client_without_a_server_waits_only_if_started() {
     let client = client.unwrap();
     is_state(&client, |state| matches!(state, State::Waiting { .. })).await;
     let late = client.publish("news", "too late").await.unwrap_err();
-    assert!(matches!(late, ClientError::Late { awaited: "receipt", .. }), "{late:?}");
+    assert!(matches!(late, ClientError::NotSent { awaited: "receipt", .. }) && !late.is_final(), "{late:?}");
+    let told = format!("no receipt within 50ms: not sent, no connection: cannot connect to {addr}: Connection refused");
+    assert!(late.to_string().starts_with(&told), "{late}");
     let config = Config { listen: vec![], http_listen: vec![addr], ..Config::default() };
     let janus = Janus::builder().config(config).start().await.unwrap();
     is_state(&client, |state| matches!(state, State::Open { .. })).await;
@@ -306,7 +309,7 @@ async fn tokens_are_asked_for_until_the_program_has_no_more() {
     is_state(&client, |state| matches!(state, State::Open { .. })).await;
     assert_eq!(asked.load(Ordering::Relaxed), 3);
     until("the token is renewed", || asked.load(Ordering::Relaxed) == 4).await;
-    // A server that renews no token is left at the end of the token, and then the last word ends the client.
+    // After a renewal without success the client asks again, and the last word ends the client.
     let closed = is_state(&client, |state| matches!(state, State::Closed { .. })).await;
     assert!(matches!(&closed, State::Closed { error: Some(ClientError::Token(_)) }), "{closed:?}");
     assert_eq!(asked.load(Ordering::Relaxed), 5);
@@ -332,6 +335,22 @@ async fn a_client_without_a_good_token_ends_with_its_last_good_token() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_not_renewed_is_followed_by_another() {
+    let mut fake = Fake::start().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let get_token = move || ready(Ok(format!("token {}", count.fetch_add(1, Ordering::Relaxed))));
+    let _client = fake.builder().get_token(get_token).start().unwrap();
+    let mut talk = fake.accept_until(Some(Duration::ZERO)).await;
+    assert_eq!(talk.hello["auth"], "token 0");
+    let refused = talk.hear().await;
+    assert_eq!((&refused["type"], &refused["auth"]), (&json!("refresh"), &json!("token 1")));
+    talk.say(json!({"type": "error", "id": refused["id"], "code": 4414, "error": "forbidden", "message": ""})).await;
+    let again = talk.hear().await;
+    assert_eq!((&again["type"], &again["auth"]), (&json!("refresh"), &json!("token 2")));
+}
+
+#[tokio::test]
 async fn a_panic_of_the_program_is_an_end_with_an_error() {
     let server = users().await;
     let client = with_second_token(&server, || panic!("the program has a fault")).await;
@@ -340,6 +359,22 @@ async fn a_panic_of_the_program_is_an_end_with_an_error() {
     assert!(matches!(&end, Err(ClientError::Panicked(text)) if text == "the program has a fault"), "{end:?}");
     is_state(&client, |state| matches!(state, State::Closed { error: Some(ClientError::Panicked(_)) })).await;
     assert!(matches!(client.publish("news", "late").await, Err(ClientError::Panicked(_))));
+}
+
+#[tokio::test]
+async fn a_panic_of_the_program_does_not_go_through_connect() {
+    let server = TestServer::start().await;
+    let get_token = || -> std::future::Ready<Result<String, TokenError>> { panic!("the program has a fault") };
+    let error = to(&server).get_token(get_token).connect().await.unwrap_err();
+    assert!(matches!(&error, ClientError::Panicked(text) if text == "the program has a fault"), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_empty_token_is_an_error_and_a_line_end_is_left_out() {
+    let server = users().await;
+    let error = to(&server).token("\n").connect().await.unwrap_err();
+    assert!(error.is_final() && error.to_string() == "no token: the token is empty", "{error:?}");
+    to(&server).token("alice\n").connect().await.unwrap();
 }
 
 #[tokio::test]
@@ -366,6 +401,43 @@ async fn a_cancelled_subscribe_leaves_no_subscription() {
         assert!(client.subscribe(&topic).into_future().now_or_never().is_none());
         assert_eq!(client.publish(&topic, "hello").await.unwrap().subscribers, 0, "{number}");
     }
+}
+
+#[tokio::test]
+async fn cancelled_subscribes_neither_fill_the_client_nor_tire_the_server() {
+    let server = TestServer::start().await;
+    let client = to(&server).connect().await.unwrap();
+    for number in 0..700 {
+        let topic = if number % 2 == 0 { "a" } else { "b" };
+        let cancelled = timeout(Duration::from_millis(1), client.subscribe(topic).into_future()).await;
+        assert!(!matches!(cancelled, Ok(Err(_))), "{number}: {cancelled:?}");
+    }
+    for topic in ["a", "b"] {
+        timeout(PATIENCE, client.subscribe(topic).into_future()).await.unwrap().unwrap();
+    }
+    assert_eq!(server.janus().stats().connections_accepted, 1);
+}
+
+#[tokio::test]
+async fn a_subscribe_waits_for_the_answer_to_a_cancelled_one() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().max_pending(1).request_timeout(Duration::from_millis(50)).start().unwrap();
+    let mut talk = fake.accept().await;
+    let late = client.subscribe("news").await.unwrap_err();
+    assert!(matches!(late, ClientError::Late { .. }), "{late:?}");
+    let owed = talk.hear().await;
+    assert_eq!(talk.hear().await["type"], "unsubscribe");
+    // No other frame is sent before the answer, and no call is refused for many calls.
+    for _ in 0..3 {
+        let error = client.subscribe("news").await.unwrap_err();
+        assert!(matches!(error, ClientError::NotSent { source: None, .. }), "{error:?}");
+    }
+    let subscribing = tokio::spawn(async move { client.subscribe("news").await });
+    talk.subscribed(&owed, 1, 5, None).await;
+    let Ok(request) = timeout(PATIENCE, talk.hear()).await else { panic!("no subscribe") };
+    talk.subscribed(&request, 1, 6, None).await;
+    let news = subscribing.await.unwrap();
+    assert!(news.is_ok_and(|news| news.begun().position.seq == 6));
 }
 
 #[tokio::test]
@@ -409,7 +481,8 @@ async fn a_program_that_reads_too_slowly_is_told_of_the_gap() {
     publish(&server, 200).await;
     client.publish("other", "all before has come").await.unwrap();
     assert_eq!(numbers(&mut news, 10).await, Vec::from_iter(1..=10));
-    assert_eq!(next(&mut news).await, Item::Gap(Gap::Unknown));
+    let gap = next(&mut news).await;
+    assert!(matches!(gap, Item::Gap(Gap::Unknown { position }) if position.seq == 200), "{gap:?}");
     publish(&server, 1).await;
     assert_eq!(numbers(&mut news, 1).await, [201]);
 }
@@ -470,8 +543,16 @@ async fn tls_trusts_the_authority_of_the_program_only() {
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let error = Client::builder(&url).authorities_pem(other.cert.pem()).connect().await.unwrap_err();
     assert!(matches!(error, ClientError::Handshake { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("TLS handshake with localhost") && text.ends_with("see authorities_pem"), "{text}");
     let error = Client::builder(&url).authorities_pem("no PEM").connect().await.unwrap_err();
-    assert!(error.is_final() && error.to_string().contains("no certificate"), "{error}");
+    assert!(error.is_final() && error.to_string().contains("not its path"), "{error}");
+    let error = Client::builder(url.replace("wss", "ws")).connect().await.unwrap_err();
+    assert!(error.to_string().contains("wss://"), "{error}");
+    let server = TestServer::start().await;
+    let no_tls = Client::builder(format!("wss://{}", server.addr())).authorities_pem(made.cert.pem());
+    let error = no_tls.connect().await.unwrap_err();
+    assert!(matches!(error, ClientError::Handshake { .. }) && error.to_string().contains("ws://"), "{error}");
     janus.shutdown().await;
 }
 
@@ -497,6 +578,11 @@ impl Fake {
 
     /// The next connection, up to the welcome.
     async fn accept(&mut self) -> Talk {
+        self.accept_until(None).await
+    }
+
+    /// The same, for a token that ends after this time.
+    async fn accept_until(&mut self, expires: Option<Duration>) -> Talk {
         let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
         #[allow(
             clippy::result_large_err,
@@ -512,7 +598,11 @@ impl Fake {
         self.welcomes += 1;
         let limits = json!({"max_frame_bytes": 1_000, "max_topic_bytes": 255, "max_topics": 128});
         let session = format!("session {}", self.welcomes);
-        talk.say(json!({"type": "welcome", "session": session, "client": "1.2", "resumed": false, "limits": limits, "heartbeat_ms": 30_000})).await;
+        let mut welcome = json!({"type": "welcome", "session": session, "client": "1.2", "resumed": false, "limits": limits, "heartbeat_ms": 30_000});
+        if let Some(expires) = expires {
+            welcome["expires_ms"] = json!(expires.as_millis() as u64);
+        }
+        talk.say(welcome).await;
         talk
     }
 }
@@ -623,6 +713,8 @@ async fn requests_without_an_answer_are_bounded() {
     let full = calls.iter().filter(|call| matches!(call, Err(ClientError::TooManyPending { max: 2 }))).count();
     let late = calls.iter().filter(|call| matches!(call, Err(ClientError::Late { .. }))).count();
     assert_eq!((full, late), (3, 2), "{calls:?}");
+    let full = calls.iter().find_map(|call| call.as_ref().err()?.to_string().find("client_subscribe_rate"));
+    assert!(full.is_some(), "a reason for the program's author");
     // Calls that have ended count no longer.
     assert!(matches!(client.publish("news", &6).await, Err(ClientError::Late { .. })));
     let long = client.publish("news", &"x".repeat(1_000)).await;
@@ -693,6 +785,27 @@ async fn without_reconnect_the_first_loss_is_the_end() {
     drop(talk);
     let closed = is_state(&client, |state| matches!(state, State::Closed { .. })).await;
     assert!(matches!(&closed, State::Closed { error: Some(ClientError::Lost { .. }) }), "{closed:?}");
+    // A program that repeats a call until the error is final stops here.
+    let error = client.publish("news", "late").await.unwrap_err();
+    assert!(matches!(error, ClientError::Ended { .. }) && error.is_final(), "{error:?}");
+    assert_eq!(error.to_string(), "the client has ended: the connection was lost");
+}
+
+#[tokio::test]
+async fn a_call_of_a_lost_connection_has_the_cause() {
+    let mut fake = Fake::start().await;
+    let client = fake.builder().start().unwrap();
+    let mut talk = fake.accept().await;
+    let publishing = tokio::spawn(async move { client.publish("news", "lost").await });
+    talk.hear().await;
+    // The system then resets the connection.
+    talk.socket.get_ref().set_zero_linger().unwrap();
+    drop(talk);
+    let error = publishing.await.unwrap().unwrap_err();
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<Arc<std::io::Error>>());
+    let kind = cause.map(|cause| cause.kind());
+    assert_eq!(kind, Some(std::io::ErrorKind::ConnectionReset), "{error:?}");
+    assert!(error.to_string().starts_with("the connection was lost: "), "{error}");
 }
 
 #[tokio::test]

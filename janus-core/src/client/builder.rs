@@ -10,9 +10,9 @@ use super::address::Address;
 use super::back_off::BackOff;
 use super::desk::Desk;
 use super::subscription::{Room, WhenFull};
-use super::task::{Dialer, Opened, Task};
+use super::task::{Dialer, Opened, Task, Trouble};
 use super::tls::Authorities;
-use super::tokens::{GetToken, Tokens};
+use super::tokens::{GetToken, Tokens, cleaned};
 use super::{AssignedTopics, Client, ClientError, State, TokenError};
 
 /// Commands on their way to the client's task, which takes each at once.
@@ -74,7 +74,8 @@ impl ClientBuilder {
     }
 
     /// Sets the token that is shown to the server (`auth`). The client ends with the token; [`get_token`](Self::get_token)
-    /// is for tokens that are renewed.
+    /// is for tokens that are renewed. Line ends after the token, as of a file, are left out, here and in an answer of
+    /// [`get_token`](Self::get_token); an empty token is an error.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
@@ -83,8 +84,12 @@ impl ClientBuilder {
     /// Sets a function that gets a token. The client calls the function once for each token: before the first connection,
     /// after 70 to 90 % of a token's time, and after a token has expired. An answer is awaited for
     /// [`timeout`](Self::timeout); after a failure the function is called again, after a pause. A [`TokenError::final_word`]
-    /// ends the client at once, and so does a final refusal of the token by the server, although an earlier token may not
-    /// have ended yet; after `forbidden` at a renewal the token in force serves until its end. A panic of the function ends the client with [`ClientError::Panicked`].
+    /// ends the client at once. A panic of the function ends the client with [`ClientError::Panicked`].
+    ///
+    /// A server of Janus answers a renewal that is not to its liking with `forbidden`, whatever is wrong with the token. The
+    /// token in force then serves until its end and the server's `token_grace`, and meanwhile the function is called again
+    /// after pauses ([`back_off`](Self::back_off), at least a second by default). At the end the client comes back with the
+    /// function's next token; if the server refuses that token (`unauthorized`), the client ends.
     ///
     /// ```
     /// use janus_core::client::{Client, TokenError};
@@ -113,7 +118,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Accepts certificates of the authorities in this PEM text, and of no others.
+    /// Accepts certificates of the authorities in this PEM text, and of no others. The text of a file, and not its path:
+    /// `authorities_pem(std::fs::read("ca.pem")?)`.
     pub fn authorities_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.authorities = Authorities::Pem(pem.as_ref().into());
         self
@@ -152,7 +158,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets whether the client comes back after a lost connection; otherwise the first loss ends the client.
+    /// Sets whether the client comes back after a lost connection; otherwise the first loss ends the client, and
+    /// each further call fails with [`ClientError::Ended`].
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnects = reconnect;
         self
@@ -179,7 +186,8 @@ impl ClientBuilder {
 
     /// Sets how many requests may wait for their answers, and for a connection, at least 1; one more may wait for each
     /// topic, because the client asks for each topic again after a lost connection. A further request is refused with
-    /// [`ClientError::TooManyPending`]. A call that was dropped counts until the limit is reached.
+    /// [`ClientError::TooManyPending`]. A call that was dropped counts until the limit is reached; a dropped subscribe that
+    /// was sent counts until the server answers.
     pub fn max_pending(mut self, requests: usize) -> Self {
         self.max_pending = requests.max(1);
         self
@@ -195,7 +203,7 @@ impl ClientBuilder {
     /// [`start`](Self::start).
     pub async fn connect(self) -> Result<Client, ClientError> {
         let mut made = self.make()?;
-        let opened = made.task.dialer.open().await?;
+        let opened = made.task.open().await?;
         Ok(made.run(Some(opened)).0)
     }
 
@@ -209,15 +217,36 @@ impl ClientBuilder {
     pub async fn connect_with_assigned(mut self, max: usize) -> Result<(Client, AssignedTopics), ClientError> {
         self.assigned_max = max.clamp(1, Semaphore::MAX_PERMITS);
         let mut made = self.make()?;
-        let opened = made.task.dialer.open().await?;
+        let opened = made.task.open().await?;
         Ok(made.run(Some(opened)))
     }
 
-    /// Returns a client that connects from now on, and tries again for as long as that takes. Calls wait for the connection.
+    /// Returns a client that connects from now on, and tries again for as long as that takes. Calls wait for the connection,
+    /// for at most [`request_timeout`](Self::request_timeout): a program that subscribes at its start, perhaps before the
+    /// server is there, repeats the call until the error is final.
+    ///
+    /// ```no_run
+    /// # use janus_core::client::{Client, ClientError, Subscription};
+    /// # async fn begin() -> Result<Subscription, ClientError> {
+    /// let client = Client::builder("ws://localhost:8080").start()?;
+    /// let news = loop {
+    ///     match client.subscribe("news").await {
+    ///         Ok(news) => break news,
+    ///         Err(error) if error.is_final() => return Err(error),
+    ///         Err(error) => {
+    ///             eprintln!("{error}");
+    ///             // A refusal comes at once, unlike the end of the time.
+    ///             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    ///         }
+    ///     }
+    /// };
+    /// # Ok(news)
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ClientError::BadUrl`].
+    /// [`ClientError::BadUrl`], and [`ClientError::Token`] for an empty token.
     ///
     /// # Panics
     ///
@@ -228,6 +257,7 @@ impl ClientBuilder {
 
     fn make(self) -> Result<Made, ClientError> {
         let address = Address::parse(&self.url)?;
+        let token = self.token.map(cleaned).transpose().map_err(|error| ClientError::Token(error.last().failure()))?;
         let changed = Arc::new(Notify::new());
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (state, watched) = watch::channel(State::Connecting);
@@ -238,18 +268,19 @@ impl ClientBuilder {
             address,
             authorities: self.authorities,
             tls: None,
-            tokens: Tokens::new(self.token, self.get_token, self.timeout),
+            tokens: Tokens::new(token, self.get_token, self.timeout),
             session: self.session,
             timeout: self.timeout,
             heartbeat: self.heartbeat,
             back_off: self.back_off,
             reconnects: self.reconnects,
         };
-        let task = Task { dialer, desk, commands, changed: Arc::clone(&changed), state };
+        let trouble = Trouble::default();
+        let task = Task { dialer, desk, commands, changed: Arc::clone(&changed), state, trouble: Arc::clone(&trouble) };
         Ok(Made {
             task,
             sender,
-            watched,
+            watched: (watched, trouble),
             changed,
             room: self.room,
             request_timeout: self.request_timeout,
@@ -262,7 +293,7 @@ impl ClientBuilder {
 struct Made {
     task: Task,
     sender: mpsc::Sender<super::desk::Command>,
-    watched: watch::Receiver<State>,
+    watched: (watch::Receiver<State>, Trouble),
     changed: Arc<Notify>,
     room: Room,
     request_timeout: Duration,

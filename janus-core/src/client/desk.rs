@@ -1,119 +1,28 @@
 //! The client's topics and requests: which frames are to be sent, and what an arrived frame means. No I/O: the client's
 //! task hands in commands and frames, and sends what [`Desk::next_frame`] returns.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::ClientError;
 use super::back_off::BackOff;
 use super::item::{Begun, Gap, HistoryPage, Item, Message, Parts, Presence, Published};
 use super::outbox::Outbox;
+use super::request::{Reply, Request};
 use super::subscription::{Feed, Pushed, Room, Subscription};
-use crate::wire::v1::client::{self as v1, Payload, Publish, ServerFrame};
-use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Position, Since};
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
+use crate::wire::v1::client::{self as v1, ServerFrame};
+use crate::wire::{ClientId, Position, Since};
 
 /// What the program wants of the client's task.
 pub(super) enum Command {
     Subscribe { topic: Arc<str>, feed: Arc<Feed>, since: Option<Since>, presence: bool, reply: Reply<Begun> },
     Request(Request),
     Close,
-}
-
-/// A request that waits for an answer, and before that for a connection.
-pub(super) enum Request {
-    Publish(Box<Publication>, Reply<Published>),
-    Presence(String, Reply<Presence>),
-    History(String, HistoryQuery, Reply<HistoryPage>),
-}
-
-impl Request {
-    /// Whether the program no longer waits for the answer.
-    fn is_abandoned(&self) -> bool {
-        match self {
-            Self::Publish(_, reply) => reply.is_closed(),
-            Self::Presence(_, reply) => reply.is_closed(),
-            Self::History(_, _, reply) => reply.is_closed(),
-        }
-    }
-
-    /// Whether the request may be sent again, although the first one may have been carried out.
-    fn is_repeatable(&self) -> bool {
-        match self {
-            Self::Publish(publication, _) => publication.key.is_some(),
-            Self::Presence(..) | Self::History(..) => true,
-        }
-    }
-
-    fn fail(self, error: ClientError) {
-        // A program that no longer waits does not hear of the failure.
-        match self {
-            Self::Publish(_, reply) => drop(reply.send(Err(error))),
-            Self::Presence(_, reply) => drop(reply.send(Err(error))),
-            Self::History(_, _, reply) => drop(reply.send(Err(error))),
-        }
-    }
-
-    fn text(&self, id: u64, this_client: Option<ClientId>) -> String {
-        match self {
-            Self::Publish(publication, _) => publication.request(id, this_client).frame(),
-            Self::Presence(topic, _) => v1::presence(Some(id), topic),
-            Self::History(topic, query, _) => v1::history(Some(id), topic, *query),
-        }
-    }
-}
-
-/// A message to be published.
-pub(super) struct Publication {
-    pub(super) topic: String,
-    /// JSON text.
-    pub(super) event: String,
-    /// JSON text.
-    pub(super) message_id: String,
-    pub(super) payload: OwnPayload,
-    pub(super) key: Option<IdempotencyKey>,
-    pub(super) exclude: Exclude,
-}
-
-pub(super) enum OwnPayload {
-    Json(String),
-    Bytes(Vec<u8>),
-}
-
-/// Which client does not get a message.
-#[derive(Clone, Copy)]
-pub(super) enum Exclude {
-    None,
-    /// The publishing client, whose name is another with each connection.
-    Publisher,
-    Client(ClientId),
-}
-
-impl Publication {
-    fn request(&self, id: u64, this_client: Option<ClientId>) -> Publish<'_> {
-        Publish {
-            id: Some(id),
-            topic: &self.topic,
-            event: &self.event,
-            message_id: &self.message_id,
-            payload: match &self.payload {
-                OwnPayload::Json(data) => Payload::Json(data),
-                OwnPayload::Bytes(bytes) => Payload::Bytes(bytes),
-            },
-            key: self.key.as_ref(),
-            exclude: match self.exclude {
-                Exclude::None => None,
-                Exclude::Publisher => this_client,
-                Exclude::Client(client) => Some(client),
-            },
-        }
-    }
 }
 
 /// A topic to which the server has subscribed the client by itself, because the client's token says so.
@@ -188,6 +97,10 @@ pub(super) struct Desk {
     /// Requests for the next connection. With those in `pending`, at most `max_pending` and one for each topic.
     waiting: VecDeque<Request>,
     pending: HashMap<u64, Pending>,
+    /// Topics that were left before the server has answered the subscribe. One answer is owed for each, and the topic is
+    /// asked for again after the answer alone: otherwise calls that are cancelled one after the other would fill `pending`
+    /// while the server slows the client down, and the server would close the connection in the end.
+    owed: HashSet<Arc<str>>,
     connection: Option<Connection>,
     outbox: Outbox,
     /// When the first refused topic is to be asked for again.
@@ -213,6 +126,7 @@ impl Desk {
             topics: HashMap::new(),
             waiting: VecDeque::new(),
             pending: HashMap::new(),
+            owed: HashSet::new(),
             connection: None,
             outbox: Outbox::default(),
             retry_at: None,
@@ -230,11 +144,21 @@ impl Desk {
         loop {
             let frame = self.outbox.pop()?;
             let Some(id) = frame.id else { return Some(frame.text) };
-            match self.pending.get(&id) {
-                Some(Pending::Request(request)) if request.is_abandoned() => drop(self.pending.remove(&id)),
-                Some(_) => return Some(frame.text),
-                None => {}
+            let is_wanted = match self.pending.get(&id) {
+                Some(Pending::Request(request)) => !request.is_abandoned() && request.is_sent_now(),
+                Some(Pending::Subscribe(name)) => {
+                    let topic = self.topics.get(name).filter(|topic| topic.phase == Phase::Asked(id));
+                    // Without a call that waits, the client itself returns to the topic.
+                    topic.is_some_and(|topic| topic.begun.as_ref().is_none_or(Reply::is_sent_now))
+                }
+                Some(Pending::Refresh(_)) => true,
+                None => false,
+            };
+            if is_wanted {
+                return Some(frame.text);
             }
+            // The program drops the subscription of a call that has given up, which ends the topic.
+            self.pending.remove(&id);
         }
     }
 
@@ -265,6 +189,7 @@ impl Desk {
     pub(super) fn left(&mut self, error: &ClientError, comes_back: bool) {
         self.connection = None;
         self.outbox.clear();
+        self.owed.clear();
         self.retry_at = None;
         for topic in self.topics.values_mut() {
             topic.was_away = true;
@@ -278,9 +203,7 @@ impl Desk {
             match pending {
                 Pending::Request(request) if comes_back && request.is_repeatable() => self.waiting.push_front(request),
                 // The program is told that the message may be published, and not what the client does about the end.
-                Pending::Request(request) if comes_back => {
-                    request.fail(ClientError::lost(std::io::Error::other(error.to_string())));
-                }
+                Pending::Request(request) if comes_back => request.fail(error.as_lost()),
                 Pending::Request(request) => request.fail(error.clone()),
                 Pending::Subscribe(_) | Pending::Refresh(_) => {}
             }
@@ -289,13 +212,14 @@ impl Desk {
 
     /// The end of the client. No subscription and no call waits any longer.
     pub(super) fn end(&mut self, error: Option<&ClientError>) {
-        let reason = error.cloned().unwrap_or(ClientError::Closed);
+        let error = error.map(ClientError::as_end);
+        let reason = error.clone().unwrap_or(ClientError::Closed);
         self.left(&reason, false);
         for request in std::mem::take(&mut self.waiting) {
             request.fail(reason.clone());
         }
         for (_, topic) in self.topics.drain() {
-            topic.end(&reason, error.cloned());
+            topic.end(&reason, error.clone());
         }
     }
 
@@ -322,11 +246,12 @@ impl Desk {
                 if self.pending.len() >= self.max_pending {
                     self.forget_abandoned();
                 }
-                // Answers outstanding of dropped subscriptions count as well.
-                if self.pending.len() >= self.max_pending.saturating_add(self.topics.len()) {
-                    let _ = reply.send(Err(ClientError::TooManyPending { max: self.max_pending }));
+                // Answers outstanding of dropped subscriptions count as well, and a topic that waits for one needs no place.
+                let is_full = self.pending.len() >= self.max_pending.saturating_add(self.topics.len());
+                if is_full && !self.owed.contains(&name) {
+                    reply.send(Err(ClientError::TooManyPending { max: self.max_pending }));
                 } else if self.topics.contains_key(&name) {
-                    let _ = reply.send(Err(ClientError::AlreadySubscribed(name.to_string())));
+                    reply.send(Err(ClientError::AlreadySubscribed(name.to_string())));
                 } else {
                     let topic = Topic {
                         name: Arc::clone(&name),
@@ -387,7 +312,7 @@ impl Desk {
 
     /// Asks for a topic, if there is a connection.
     fn ask(&mut self, name: &str) {
-        if self.connection.is_none() {
+        if self.connection.is_none() || self.owed.contains(name) {
             return;
         }
         let Some(topic) = self.topics.get(name) else { return };
@@ -408,21 +333,35 @@ impl Desk {
         }
     }
 
+    /// The server has answered a subscribe. A topic that was left and is wanted again is asked for now.
+    fn settle(&mut self, name: &str) {
+        if self.owed.remove(name) && self.topics.get(name).is_some_and(|topic| topic.phase == Phase::Away) {
+            self.ask(name);
+        }
+    }
+
     /// Looks at all queues: leaves topics whose subscription was dropped, and comes back to topics with room.
     pub(super) fn look(&mut self) {
         if self.blocked.as_ref().is_some_and(|feed| !feed.is_full() || feed.is_dropped()) {
             self.blocked = None;
         }
         let mut returning = Vec::new();
-        let Self { topics, pending, outbox, connection, .. } = self;
+        let Self { topics, pending, owed, outbox, connection, .. } = self;
         topics.retain(|name, topic| {
             if topic.feed.is_dropped() {
                 match topic.phase {
                     _ if connection.is_none() => {}
-                    // Without this, calls that are cancelled one after the other would fill the memory while the server
-                    // does not read.
+                    // Neither a subscribe nor an unsubscribe is sent. Without this, calls that are cancelled one after the
+                    // other would fill the memory while the server does not read.
                     Phase::Asked(id) if outbox.take_back(id) => drop(pending.remove(&id)),
-                    Phase::Live | Phase::Asked(_) => outbox.push(v1::unsubscribe(None, name)),
+                    // The call has given up at the moment of sending.
+                    Phase::Asked(id) if !pending.contains_key(&id) => {}
+                    // The answer counts in `pending` until it comes.
+                    Phase::Asked(_) => {
+                        owed.insert(Arc::clone(name));
+                        outbox.push(v1::unsubscribe(None, name));
+                    }
+                    Phase::Live => outbox.push(v1::unsubscribe(None, name)),
                     Phase::Away | Phase::Full | Phase::Refused(_) => {}
                 }
                 return false;
@@ -471,7 +410,9 @@ impl Desk {
             ServerFrame::Presence { id, topic, change, count, members } => {
                 let presence = Presence { change, count, members };
                 match self.answered(id) {
-                    Some(Pending::Request(Request::Presence(_, reply))) => drop(reply.send(Ok(presence))),
+                    Some(Pending::Request(Request::Presence(_, reply))) => {
+                        reply.send(Ok(presence));
+                    }
                     _ => return Ok(self.news_of_members(&topic, presence)),
                 }
             }
@@ -479,13 +420,13 @@ impl Desk {
                 let page = HistoryPage { messages: Vec::new(), position, complete, more, top };
                 if let Some(Pending::Request(Request::History(_, _, reply))) = self.answered(id) {
                     let page = HistoryPage::read(&topic, text, messages, page);
-                    let _ =
-                        reply.send(page.ok_or_else(|| ClientError::NotJanus("a history without messages".to_owned())));
+                    reply.send(page.ok_or_else(|| ClientError::NotJanus("a history without messages".to_owned())));
                 }
             }
             ServerFrame::Subscribed { id: Some(id), position, missed, .. } => {
                 if let Some(Pending::Subscribe(name)) = self.answered(Some(id)) {
                     self.begun(&name, id, Begun { position, missed });
+                    self.settle(&name);
                 }
             }
             ServerFrame::Subscribed { id: None, topic, position, missed } => {
@@ -493,7 +434,7 @@ impl Desk {
             }
             ServerFrame::Published { id, position, subscribers, again, .. } => {
                 if let Some(Pending::Request(Request::Publish(_, reply))) = self.answered(id) {
-                    let _ = reply.send(Ok(Published { position, subscribers, again }));
+                    reply.send(Ok(Published { position, subscribers, again }));
                 }
             }
             ServerFrame::Refreshed { id, expires } => {
@@ -590,13 +531,13 @@ impl Desk {
         }
         let reply = topic.begun.take();
         match (before, resumed) {
-            (Some(_), None) => topic.feed.mark(Item::Gap(Gap::Unknown)),
+            (Some(_), None) => topic.feed.mark(Item::Gap(Gap::Unknown { position })),
             (Some(_), Some(missed)) if was_away && reply.is_none() => topic.feed.mark(Item::Resumed { missed }),
             _ => {}
         }
         if let Some(reply) = reply {
             // A dropped call has dropped its subscription, which ends the topic.
-            if reply.send(Ok(begun)).is_err() {
+            if !reply.send(Ok(begun)) {
                 self.look();
             }
         }
@@ -633,7 +574,10 @@ impl Desk {
     /// An error of the server that leaves the connection open.
     fn refused(&mut self, id: Option<u64>, topic: Option<&str>, error: ClientError) -> News {
         match id.zip(self.answered(id)) {
-            Some((id, Pending::Subscribe(name))) => self.subscribe_refused(&name, id, error),
+            Some((id, Pending::Subscribe(name))) => {
+                self.subscribe_refused(&name, id, error);
+                self.settle(&name);
+            }
             Some((_, Pending::Request(request))) => request.fail(error),
             Some((_, Pending::Refresh(_))) => return News::NotRenewed(error),
             None => {
@@ -680,7 +624,7 @@ impl Topic {
     /// Ends the subscription, and the call that waits for its beginning.
     fn end(mut self, reason: &ClientError, error: Option<ClientError>) {
         if let Some(reply) = self.begun.take() {
-            let _ = reply.send(Err(reason.clone()));
+            reply.send(Err(reason.clone()));
         }
         self.feed.end(error);
     }
@@ -699,6 +643,8 @@ fn refused(code: u16, error: &str, message: &str, reconnect_after: Option<Durati
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::super::subscription::WhenFull;
     use super::*;
 
@@ -716,7 +662,7 @@ mod tests {
     fn subscribe() -> (Subscription, Command, oneshot::Receiver<Result<Begun, ClientError>>) {
         let (topic, feed) = (Arc::<str>::from("t"), Feed::new(ROOM, Arc::default()));
         let subscription = Subscription::new(Arc::clone(&topic), Arc::clone(&feed));
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer, _) = Reply::new();
         (subscription, Command::Subscribe { topic, feed, since: None, presence: false, reply }, answer)
     }
 
@@ -740,7 +686,7 @@ mod tests {
     fn cancelled_calls_are_not_sent_and_take_no_memory() {
         let (mut desk, _assigned) = desk();
         for _ in 0..100 {
-            let (reply, cancelled) = oneshot::channel();
+            let (reply, cancelled, _) = Reply::new();
             desk.command(Command::Request(Request::Presence("t".to_owned(), reply)));
             drop(cancelled);
             let (subscription, command, _answer) = subscribe();
@@ -750,6 +696,29 @@ mod tests {
             assert!(desk.outbox.len() <= 2 && desk.pending.len() <= 2 && desk.topics.is_empty());
         }
         assert!(desk.next_frame().is_none() && desk.pending.is_empty());
+    }
+
+    #[test]
+    fn cancelled_subscribes_of_a_topic_owe_one_answer() {
+        let (mut desk, _assigned) = desk();
+        for number in 0..100 {
+            let (subscription, command, _answer) = subscribe();
+            desk.command(command);
+            let sent = std::iter::from_fn(|| desk.next_frame()).count();
+            assert_eq!(sent, [1, 1, 0][number.min(2)], "a subscribe, an unsubscribe, and then nothing");
+            drop(subscription);
+            desk.look();
+            assert_eq!((desk.pending.len(), desk.topics.len()), (1, 0));
+        }
+        let (_subscription, command, mut answer) = subscribe();
+        desk.command(command);
+        assert!(desk.next_frame().is_none());
+        let subscribed = r#"{"type":"subscribed","id":ID,"topic":"t","epoch":"EPOCH","seq":0,"resumed":false}"#;
+        receive(&mut desk, &subscribed.replace("ID", "1"));
+        assert!(answer.try_recv().is_err(), "the answer is of the first call");
+        assert!(desk.next_frame().unwrap().contains("subscribe"));
+        receive(&mut desk, &subscribed.replace("ID", "2"));
+        assert!(answer.try_recv().unwrap().is_ok() && desk.pending.is_empty());
     }
 
     #[test]

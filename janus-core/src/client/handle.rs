@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::desk::{Assigned, Command, Exclude, OwnPayload, Publication, Reply, Request};
+use super::desk::{Assigned, Command};
 use super::item::{HistoryPage, Presence, Published};
+use super::request::{Exclude, OwnPayload, Publication, Reply, Request};
 use super::subscription::{Feed, Room, Subscription};
+use super::task::Trouble;
 use super::{ClientBuilder, ClientError};
 use crate::wire::{ClientId, HistoryQuery, IdempotencyKey, Since};
 
@@ -31,6 +33,7 @@ pub struct Client {
 struct Shared {
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<State>,
+    trouble: Trouble,
     task: AbortHandle,
     changed: Arc<Notify>,
     room: Room,
@@ -85,19 +88,20 @@ impl fmt::Debug for State {
 
 impl Client {
     /// The settings of a client of the server at this URL: `ws://`, or `wss://` for TLS. Without a path, the path is `/ws`.
+    /// `http://` is read as `ws://`, and `https://` as `wss://`.
     pub fn builder(url: impl Into<String>) -> ClientBuilder {
         ClientBuilder::new(url.into())
     }
 
     pub(super) fn new(
         commands: mpsc::Sender<Command>,
-        state: watch::Receiver<State>,
+        (state, trouble): (watch::Receiver<State>, Trouble),
         task: AbortHandle,
         changed: Arc<Notify>,
         room: Room,
         request_timeout: Duration,
     ) -> Self {
-        Self { shared: Arc::new(Shared { commands, state, task, changed, room, request_timeout }) }
+        Self { shared: Arc::new(Shared { commands, state, trouble, task, changed, room, request_timeout }) }
     }
 
     /// What the client is doing, now and from now on. A state that is followed by another at once may not be seen.
@@ -139,7 +143,9 @@ impl Client {
     /// # Errors
     ///
     /// Any refusal, final or not, such as `forbidden` or `topic_unavailable`; [`ClientError::AlreadySubscribed`]; no answer in
-    /// time. Once the call has returned, the client comes back to the topic by itself, and a final refusal alone ends the
+    /// time. A dropped call that was not sent yet sends nothing; otherwise the client leaves the topic, and until the answer
+    /// of the server comes, the call counts in [`max_pending`](ClientBuilder::max_pending) and further calls for the same
+    /// topic wait. Once the call has returned, the client comes back to the topic by itself, and a final refusal alone ends the
     /// subscription.
     pub fn subscribe(&self, topic: impl Into<String>) -> Subscribe<'_> {
         Subscribe { client: self, topic: topic.into(), since: None, presence: false }
@@ -158,10 +164,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The refusal of the server; [`ClientError::TooLarge`] and [`ClientError::TooManyPending`], after which nothing was sent.
-    /// After [`ClientError::Late`] and [`ClientError::Lost`] the message may have been published, and the same call may be
-    /// repeated with the same key. With an idempotency key the client itself repeats the message on its next connection, within
-    /// the time of the call.
+    /// The refusal of the server; [`ClientError::NotSent`], [`ClientError::TooLarge`] and [`ClientError::TooManyPending`],
+    /// after which the message is certain not to be published. After [`ClientError::Late`] and [`ClientError::Lost`] the
+    /// message may have been published, and the same call may be repeated with the same key. With an idempotency key the
+    /// client itself repeats the message on its next connection, within the time of the call. If the client ends before the
+    /// receipt comes, with [`ClientError::Closed`] or another final error of the client, the message may have been published
+    /// as well.
     ///
     /// A dropped call is not sent if it waits for a connection; otherwise the message may be published.
     pub fn publish(&self, topic: impl Into<String>, data: &(impl Serialize + ?Sized)) -> Publish<'_> {
@@ -206,14 +214,16 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `no_history` if the topic's namespace keeps none, `forbidden`, or no answer in time.
+    /// `no_history` if the topic's namespace keeps none, `forbidden`, `bad_request` for a limit of 0, or no answer in time.
     pub async fn history(&self, topic: impl Into<String>, query: HistoryQuery) -> Result<HistoryPage, ClientError> {
         let topic = topic.into();
         self.ask("answer", |reply| Command::Request(Request::History(topic, query, reply))).await
     }
 
     /// Closes the connection with a goodbye, and ends the client and all its subscriptions. Returns when the client's task is
-    /// at its end, after at most a second. A call without an answer fails with [`ClientError::Closed`].
+    /// at its end, after at most a second. A call without an answer fails with [`ClientError::Closed`]: the message of such a
+    /// call may or may not be published, because `close` does not wait for publications under way. A program that loses
+    /// nothing awaits its own publications first, and then closes the client.
     pub async fn close(&self) {
         // A task that takes no commands has ended.
         let _ = self.shared.commands.send(Command::Close).await;
@@ -225,23 +235,37 @@ impl Client {
     /// Sends a command, and waits for the reply within the time of a call.
     async fn ask<T>(&self, awaited: &'static str, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClientError> {
         let time = self.shared.request_timeout;
+        let (reply, answer, fate) = Reply::new();
         let asked = async {
-            let (reply, answer) = oneshot::channel();
             // A command that is not taken holds the sender of its reply, and is dropped here.
             if self.shared.commands.send(command(reply)).await.is_err() {
                 return Err(self.reason());
             }
             answer.await.unwrap_or_else(|_| Err(self.reason()))
         };
-        timeout(time, asked).await.unwrap_or(Err(ClientError::Late { awaited, time }))
+        match timeout(time, asked).await {
+            Ok(answer) => answer,
+            Err(_) if fate.give_up() => Err(self.not_sent(awaited)),
+            Err(_) => Err(ClientError::Late { awaited, time }),
+        }
     }
 
     /// Why the client has ended.
     fn reason(&self) -> ClientError {
         match &*self.shared.state.borrow() {
-            State::Closed { error: Some(error) } => error.clone(),
+            State::Closed { error: Some(error) } => error.as_end(),
             _ => ClientError::Closed,
         }
+    }
+
+    /// What a call has waited for in vain.
+    fn not_sent(&self, awaited: &'static str) -> ClientError {
+        let time = self.shared.request_timeout;
+        let (reason, source) = match &*self.shared.state.borrow() {
+            State::Open { .. } => ("the server takes no requests for now", None),
+            _ => ("no connection", self.shared.trouble.lock().clone()),
+        };
+        ClientError::NotSent { awaited, time, reason, source }
     }
 }
 
@@ -298,6 +322,7 @@ impl<'a> IntoFuture for Subscribe<'a> {
 }
 
 /// A message to be published, by awaiting; see [`Client::publish`].
+/// `Debug` hides the data, which can be long or secret.
 #[must_use = "nothing is sent before the await"]
 pub struct Publish<'a> {
     client: &'a Client,
@@ -307,6 +332,12 @@ pub struct Publish<'a> {
     message_id: String,
     key: Option<IdempotencyKey>,
     exclude: Exclude,
+}
+
+impl fmt::Debug for Publish<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish").field("topic", &self.topic).field("event", &self.event).finish_non_exhaustive()
+    }
 }
 
 impl Publish<'_> {

@@ -52,7 +52,11 @@ pub enum Gap {
         to: u64,
     },
     /// An unknown number of messages, perhaps none: the server no longer keeps what followed the client's position.
-    Unknown,
+    Unknown {
+        /// Messages after this position follow, perhaps in another epoch. The state that a program loads anew, or
+        /// the [history](super::Client::history), joins the stream without a hole if it reaches up to this position.
+        position: Position,
+    },
 }
 
 /// A message, as the publisher has sent it. Takes memory of its own, and a clone shares that memory.

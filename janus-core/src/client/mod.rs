@@ -63,6 +63,7 @@
 //! | `task.rs` | the task | the socket, the clock, the return after a loss |
 //! | `desk.rs` | pure | topics, positions, requests: what a frame means, and what is to be sent |
 //! | `outbox.rs` | a queue | frames to be sent, and the ids of requests |
+//! | `request.rs` | requests | publications, the way of an answer, and whether a call was sent |
 //! | `socket.rs` | a connection | a WebSocket, from the connection to the frames |
 //! | `tls.rs` | pure | the accepted authorities |
 //! | `tokens.rs` | the token in force | the question for the next token |
@@ -77,6 +78,7 @@ mod error;
 mod handle;
 mod item;
 mod outbox;
+mod request;
 mod socket;
 mod subscription;
 mod task;

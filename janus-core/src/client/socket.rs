@@ -104,7 +104,12 @@ impl Socket {
             .read_buffer_size(READ_BUFFER_BYTES);
         let upgraded = tokio_tungstenite::client_async_with_config(request, stream, Some(limits));
         let upgraded = timeout_at(deadline, upgraded).await.map_err(|_| late("welcome"))?;
-        let (stream, _) = upgraded.map_err(in_words)?;
+        let (stream, _) = upgraded.map_err(|error| match in_words(error) {
+            ClientError::NotJanus(text) if !address.is_tls => {
+                ClientError::NotJanus(format!("{text}; a port with TLS has an address with wss://"))
+            }
+            other => other,
+        })?;
         Ok(Self { stream, outgoing: VecDeque::new(), is_unflushed: false, blocked_since: None })
     }
 

@@ -114,10 +114,11 @@ impl Feed {
         let merged = match (queue.items.back(), &mark) {
             // The later number has the messages of the earlier, because none has come in between.
             (Some(Item::Resumed { .. }), Item::Resumed { missed }) => Some(Item::Resumed { missed: *missed }),
-            (Some(Item::Resumed { .. } | Item::Gap(Gap::Unknown)), Item::Gap(Gap::Unknown)) => {
-                Some(Item::Gap(Gap::Unknown))
+            // Messages follow where the later return has begun.
+            (Some(Item::Resumed { .. } | Item::Gap(Gap::Unknown { .. })), Item::Gap(gap @ Gap::Unknown { .. })) => {
+                Some(Item::Gap(*gap))
             }
-            (Some(Item::Gap(Gap::Unknown)), Item::Resumed { .. }) => Some(Item::Gap(Gap::Unknown)),
+            (Some(Item::Gap(gap @ Gap::Unknown { .. })), Item::Resumed { .. }) => Some(Item::Gap(*gap)),
             _ => None,
         };
         match (merged, queue.items.back_mut()) {
@@ -214,7 +215,7 @@ impl Subscription {
         &self.topic
     }
 
-    /// Where the subscription began, and how many earlier messages followed.
+    /// Where the subscription began, and how many earlier messages followed. A later [`Gap::Unknown`] has its own position.
     #[must_use]
     pub fn begun(&self) -> Begun {
         self.begun
@@ -261,6 +262,7 @@ mod tests {
     use futures_util::task::noop_waker_ref;
 
     use super::*;
+    use crate::wire::Position;
 
     fn feed(items: usize, when_full: WhenFull) -> (Arc<Feed>, Subscription) {
         let feed = Feed::new(Room { items, bytes: 1000, when_full }, Arc::new(Notify::new()));
@@ -305,10 +307,11 @@ mod tests {
             feed.mark(Item::Resumed { missed });
         }
         assert!(matches!(take(&mut subscription), Poll::Ready(Some(Ok(Item::Resumed { missed: 2 })))));
-        for mark in [Item::Resumed { missed: 1 }, Item::Gap(Gap::Unknown), Item::Resumed { missed: 0 }] {
+        let gap = |seq| Item::Gap(Gap::Unknown { position: Position { seq, ..Begun::NOWHERE.position } });
+        for mark in [Item::Resumed { missed: 1 }, gap(5), gap(7), Item::Resumed { missed: 0 }] {
             feed.mark(mark);
         }
-        assert!(matches!(take(&mut subscription), Poll::Ready(Some(Ok(Item::Gap(Gap::Unknown))))));
+        assert!(matches!(take(&mut subscription), Poll::Ready(Some(Ok(item))) if item == gap(7)));
         assert!(take(&mut subscription).is_pending());
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -105,6 +106,9 @@ impl Dialer {
     }
 }
 
+/// Why there is no connection: the latest error since the last connection.
+pub(super) type Trouble = Arc<Mutex<Option<Arc<ClientError>>>>;
+
 pub(super) struct Task {
     pub(super) dialer: Dialer,
     pub(super) desk: Desk,
@@ -112,6 +116,7 @@ pub(super) struct Task {
     /// Woken by subscriptions.
     pub(super) changed: Arc<Notify>,
     pub(super) state: watch::Sender<State>,
+    pub(super) trouble: Trouble,
 }
 
 /// Why a conversation has ended.
@@ -124,6 +129,12 @@ enum Ended {
 }
 
 impl Task {
+    /// Opens the first connection, for a program that waits for it. A panic of the program's `get_token` is an error, as later.
+    pub(super) async fn open(&mut self) -> Result<Opened, ClientError> {
+        let opened = AssertUnwindSafe(self.dialer.open()).catch_unwind().await;
+        opened.unwrap_or_else(|panic| Err(ClientError::Panicked(words_of(&*panic))))
+    }
+
     /// Runs until the program closes the client, or an error is final. A panic, such as one of the program's `get_token`, is
     /// an error, too: programs do not take a panic for a client that was closed.
     pub(super) async fn run(mut self, opened: Option<Opened>) {
@@ -167,7 +178,8 @@ impl Task {
             }
             failures += 1;
             let wait = self.dialer.back_off.wait(failures).max(error.not_before());
-            log::warn!("{}; next attempt at {} in {wait:.1?}", in_words(&error), self.dialer.address.to);
+            log::warn!("{error}; next attempt at {} in {wait:.1?}", self.dialer.address.to);
+            *self.trouble.lock() = Some(Arc::new(error.clone()));
             self.state.send_replace(State::Waiting { error, retry_in: wait });
             let pause = tokio::time::sleep(wait);
             offline(&mut self.desk, &mut self.commands, &self.changed, pause).await?;
@@ -176,6 +188,7 @@ impl Task {
 
     async fn converse(&mut self, Opened { mut socket, connection, expires }: Opened) -> Ended {
         let session = self.dialer.session.clone().unwrap_or_default();
+        *self.trouble.lock() = None;
         self.state.send_replace(State::Open { client: connection.client, session });
         self.desk.opened(connection);
         let mut clock = Clock::new(&self.dialer);
@@ -251,13 +264,9 @@ impl Task {
                 self.dialer.tokens.renewed(token);
                 clock.renew_after(&self.dialer, expires);
             }
-            // The server renews no token, or not this client's. The token in force is good until its end.
-            News::NotRenewed(error) if error.code() == Some(FORBIDDEN) => {
-                log::warn!("the token is not renewed: {}", in_words(&error));
-                clock.renewal = Renewal::Never;
-            }
-            // An expired token is followed by another.
-            News::NotRenewed(error) if error.is_final() && error.code() != Some(EXPIRED) => {
+            // The token in force is good until its end, and until then another token may be accepted: `forbidden` is also the
+            // answer to a token that does not please, and an expired token is followed by another.
+            News::NotRenewed(error) if error.is_final() && !matches!(error.code(), Some(EXPIRED | FORBIDDEN)) => {
                 return Ok(Turn::Last(error));
             }
             News::NotRenewed(error) => clock.renew_again(&self.dialer, &error),
@@ -339,7 +348,7 @@ impl Clock {
     }
 
     fn renew_again(&mut self, dialer: &Dialer, error: &ClientError) {
-        log::warn!("the token is not renewed: {}", in_words(error));
+        log::warn!("the token is not renewed: {error}");
         self.failed_renewals += 1;
         let wait = dialer.back_off.wait(self.failed_renewals).max(RENEWAL_MIN.min(dialer.back_off.longest));
         self.renewal = Renewal::At(Instant::now() + wait);
@@ -405,15 +414,4 @@ async fn offline<T>(
             () = changed.notified() => desk.look(),
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn in_words(error: &ClientError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -9,6 +9,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::ClientError;
 
+/// A path is the likely mistake.
+const NO_PEM: &str = "no certificate in the PEM text; expected is the text of a PEM file, and not its path";
+
 /// Where the accepted authorities come from.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Authorities {
@@ -34,7 +37,7 @@ impl Authorities {
                     added.map_err(ClientError::Authorities)?;
                 }
                 if store.is_empty() {
-                    return Err(ClientError::Authorities("no certificate in PEM".to_owned()));
+                    return Err(ClientError::Authorities(NO_PEM.to_owned()));
                 }
             }
             Self::System => {

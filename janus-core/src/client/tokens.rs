@@ -51,7 +51,7 @@ impl Tokens {
         let answer = timeout_at(*deadline, answer).await;
         self.question = None;
         let token = answer.map_err(|_| ClientError::Late { awaited: "token", time: timeout })?;
-        let token = token.map_err(|error| ClientError::Token(error.failure()))?;
+        let token = token.and_then(cleaned).map_err(|error| ClientError::Token(error.failure()))?;
         if self.expired.as_ref() == Some(&token) {
             let again = std::io::Error::other("get_token has returned the expired token again");
             return Err(ClientError::Token(TokenError::from(again).failure()));
@@ -71,6 +71,12 @@ impl Tokens {
         }
         self.source.is_some()
     }
+}
+
+/// A token without the line end of the file that the token was read from.
+pub(super) fn cleaned(token: String) -> Result<String, TokenError> {
+    let token = token.trim_end_matches(['\r', '\n']);
+    if token.is_empty() { Err(TokenError::new("the token is empty")) } else { Ok(token.to_owned()) }
 }
 
 #[cfg(test)]
@@ -102,6 +108,13 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         assert!(matches!(tokens.for_hello().await, Err(ClientError::Late { awaited: "token", .. })));
         assert_eq!(tokens.for_hello().await.unwrap().as_deref(), Some("second"));
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_file_has_no_line_end_and_is_not_empty() {
+        let (mut tokens, _) = tokens(&["first\r\n", "\n"]);
+        assert_eq!(tokens.next().await.unwrap(), "first");
+        assert_eq!(tokens.next().await.unwrap_err().to_string(), "no token: the token is empty");
     }
 
     #[tokio::test]

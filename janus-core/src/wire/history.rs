@@ -17,7 +17,8 @@ pub struct HistoryQuery {
     /// Where to begin: `None` for the latest messages, a position for the messages after the position. With `reverse`, the
     /// messages before the position, and none before [`Since::Start`].
     pub since: Option<Since>,
-    /// The number of messages; with 0 the answer has positions alone.
+    /// The number of messages. With 0 the answer has positions alone, in this process; a client of a server must ask for at
+    /// least 1, and 0 is refused with `bad_request`.
     pub limit: usize,
     /// Bytes of the messages. One message is returned however long.
     pub max_bytes: usize,

@@ -16,9 +16,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// let epoch: Epoch = "9f86d081884c7d65".parse()?;
 /// assert_eq!((epoch, &*epoch.to_string()), (Epoch::new(0x9f86_d081_884c_7d65), "9f86d081884c7d65"));
+/// assert_eq!(format!("{epoch:?}"), "Epoch(9f86d081884c7d65)");
 /// # Ok::<_, janus_core::wire::EpochError>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Epoch(u64);
 
 impl Epoch {
@@ -35,6 +36,13 @@ impl Epoch {
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0
+    }
+}
+
+/// The digits of `Display`, so that a log and a frame show the same.
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Epoch({self})")
     }
 }
 

@@ -38,7 +38,10 @@ pub(super) fn in_words(target: &Target, failure: Failure) -> ClientError {
         Failure::Handshake { to, source } => ClientError::Handshake { to, source: owned(source) },
         Failure::Lost { source: Some(source) } => ClientError::Lost(owned(source)),
         Failure::Lost { source: None } | Failure::Closed => ClientError::Closed,
-        Failure::Late { awaited, time } => ClientError::Late { awaited, timeout: time },
+        Failure::Ended { source } => in_words(target, Arc::unwrap_or_clone(source)),
+        Failure::Late { awaited, time } | Failure::NotSent { awaited, time, .. } => {
+            ClientError::Late { awaited, timeout: time }
+        }
         Failure::BadUrl { reason, .. } => {
             ClientError::BadAddress { to: address(), source: io::Error::new(io::ErrorKind::InvalidInput, reason) }
         }
