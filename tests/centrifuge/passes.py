@@ -401,11 +401,11 @@ class Passes:
 
     def test_a_token_is_refreshed_over_the_open_connection(self):
         server, network = self.serve(tokens=True)
-        client = self.subscribed(network, token=token(3), getsToken=True)
+        client = self.subscribed(network, token=token(6), getsToken=True)
         client.wait_for(1, "token")
         client.tell("give", token(3600))
         # The first token and its grace are over.
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 7
         until("the first token to end", lambda: time.monotonic() > deadline)
         self.publish(server, 1)
         client.wait_for_data([1])
