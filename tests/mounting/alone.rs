@@ -1,8 +1,9 @@
 //! Janus in an app without a middleware: the hooks and the limits of the instance decide, before a stream begins.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use janus_core::hooks::{ConnectRequest, Denied, Hooks, Identity, Patterns};
+use janus_core::hooks::{ConnectRequest, Denied, Gate, Hooks, Identity, Patterns};
 use janus_core::testing::{Connect, TestServer};
 use janus_core::wire::websocket::client as websocket;
 use janus_core::wire::{ErrorCode, v1};
@@ -28,9 +29,12 @@ impl Hooks for ByKey {
     }
 }
 
+/// With the topics of a protocol that has its own clients.
 async fn instance(config: Config) -> Janus {
     let config = Config { listen: Vec::new(), drain_period: Duration::ZERO, ..config };
-    Janus::builder().config(config).start().await.unwrap()
+    let words = Gate::new("words", |_| Ok(Arc::new(Identity::anonymous())));
+    let words = words.reserve(Patterns::new(["words:**"]).unwrap());
+    Janus::builder().config(config).gate(words).start().await.unwrap()
 }
 
 async fn with_keys(start: Start) -> Site {
@@ -271,6 +275,7 @@ pub(super) async fn a_request_publishes_by_the_right_of_its_client(start: Start)
     for (body, headers, status, code) in [
         (message, "", 415, "unsupported_media_type"),
         ("{}", JSON, 400, "bad_request"),
+        (r#"{"topic":"words:a","data":1}"#, JSON, 403, "forbidden"),
         (message, "content-type: application/json\r\norigin: https://evil.example\r\n", 403, "forbidden"),
         (message, "content-type: application/json\r\nx-forwarded-for: 192.0.2.1\r\n", 403, "publish_not_allowed"),
         (&format!(r#"{{"topic":"news","data":"{}"}}"#, "x".repeat(70_000)), JSON, 413, "frame_too_large"),

@@ -204,7 +204,7 @@ impl Desk {
                 Pending::Request(request) if comes_back && request.is_repeatable() => self.waiting.push_front(request),
                 // The program is told that the message may be published, and not what the client does about the end.
                 Pending::Request(request) if comes_back => request.fail(error.as_lost()),
-                Pending::Request(request) => request.fail(error.clone()),
+                Pending::Request(request) => request.fail(error.as_end()),
                 Pending::Subscribe(_) | Pending::Refresh(_) => {}
             }
         }

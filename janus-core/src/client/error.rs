@@ -34,7 +34,7 @@ pub enum ClientError {
         /// What is wrong.
         reason: String,
     },
-    /// There is no authority of certificates to trust: a file of none, or a system without a list of its own.
+    /// There is no authority of certificates to trust: a text of none, or a system without a list of its own.
     #[error("no authorities for TLS: {0}")]
     Authorities(String),
     /// No server listens at the address, or the address cannot be reached.

@@ -262,7 +262,9 @@ impl Client {
     fn not_sent(&self, awaited: &'static str) -> ClientError {
         let time = self.shared.request_timeout;
         let (reason, source) = match &*self.shared.state.borrow() {
-            State::Open { .. } => ("the server takes no requests for now", None),
+            State::Open { .. } => {
+                ("the server takes no requests for now, or owes the answer to an earlier subscribe of this topic", None)
+            }
             _ => ("no connection", self.shared.trouble.lock().clone()),
         };
         ClientError::NotSent { awaited, time, reason, source }

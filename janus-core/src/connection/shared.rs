@@ -23,6 +23,7 @@ use crate::ground::log_lines::LogLines;
 use crate::hooks::{Client, Gates, HookRunner, Revocations};
 use crate::session::{Session, Sessions};
 use crate::supervision::{DynamicSupervisor, Shutdown};
+use crate::wire::TopicName;
 
 /// See the module's documentation. Dereferences to the [`Sessions`] below.
 #[derive(Debug)]
@@ -122,6 +123,11 @@ impl Connections {
     pub(crate) fn client(&self, slot: &Slot, session: &Session) -> Option<Client> {
         let identity = session.identity()?;
         Some(Client::new(slot.id, self.codecs().name(slot.codec()), session.peer(), identity))
+    }
+
+    /// Whether the topic belongs to a protocol, and takes a grant that names the topic.
+    pub(crate) fn is_reserved(&self, topic: &TopicName) -> bool {
+        self.gates.get().is_some_and(|gates| gates.reserve(topic))
     }
 
     /// The rates of each client.

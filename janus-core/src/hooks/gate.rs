@@ -17,10 +17,10 @@ use crate::wire::TopicName;
 /// user remains the same user.
 ///
 /// The [reserved](Self::reserve) topics belong to the protocol: a client of another protocol may subscribe or publish there
-/// only if its identity names the topic, with a pattern of [`Grant::Only`](super::Grant::Only) or among
-/// [`Identity::topics`](super::Identity::topics). A client without an identity may not. Neither may a client with
-/// [`Grant::All`](super::Grant::All), which hooks give to clients that nothing is known about, nor a client about whose topics a
-/// hook decides, because most hooks allow what they do not know. Publishers in this process, and those with the right of a
+/// only if its identity names the topic, with a pattern of [`Grant::Only`](super::Grant::Only) that does not begin with a
+/// wildcard, or among [`Identity::topics`](super::Identity::topics). A client without an identity may not. Neither may a client
+/// with a grant of all topics, `**` or [`Grant::All`](super::Grant::All), which clients have that nothing is known about, nor a
+/// client about whose topics a hook decides, because most hooks allow what they do not know. Publishers in this process, and those with the right of a
 /// [`PublishRoute`](crate::wire::PublishRoute), may always publish.
 ///
 /// The function is called on a home arbiter: it must not block, and should not panic.
@@ -78,6 +78,9 @@ impl fmt::Debug for Gate {
 /// All gates of an instance; most have none.
 #[derive(Debug, Default)]
 pub(crate) struct Gates(Box<[Gate]>);
+
+/// Why a client may not use a topic of another protocol.
+pub(crate) const RESERVED: &str = "the topic belongs to another protocol, and this client has no grant that names it";
 
 impl Gates {
     pub(crate) fn new(gates: Vec<Gate>) -> Self {

@@ -112,7 +112,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 pub use gate::Gate;
-pub(crate) use gate::Gates;
+pub(crate) use gate::{Gates, RESERVED};
 pub use grant::Grant;
 pub use identity::Identity;
 pub(crate) use observer::{News, observe};

@@ -120,6 +120,13 @@ impl Patterns {
             || wild.iter().any(|pattern| matches(pattern, topic))
     }
 
+    /// Whether one of the patterns matches the name of a topic, and names the first segment. A pattern that begins with a
+    /// wildcard is meant for topics that the author of the pattern knows of, and says nothing about others.
+    pub(crate) fn name(&self, topic: &str) -> bool {
+        let names = |pattern: &str| !matches!(pattern.split(SEPARATOR).next(), Some(ONE | REST));
+        self.patterns.iter().any(|pattern| names(pattern) && matches(pattern, topic))
+    }
+
     /// Whether there is no pattern, and so no topic that matches.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -21,7 +21,7 @@ use crate::request_id::{Kind, request_id};
 const REJECT_UNRECOVERED: u64 = 2;
 
 /// What a client is told that wants a channel which a Centrifugo keeps from most users.
-const RESERVED: &str = "user-limited channels (with a #) and private channels (that begin with $) are not supported: name \
+const LIMITED_TO_USERS: &str = "user-limited channels (with a #) and private channels (that begin with $) are not supported: name \
     the channel otherwise, and grant the channel to its users in their tokens";
 
 /// Reads the commands of one client.
@@ -163,8 +163,8 @@ impl CentrifugeDecoder {
 
     /// A command with a number.
     fn requested(&mut self, id: u32, command: command::Command<'_>, limits: &Limits) -> Result<Step, FrameError> {
-        if command.channel().is_some_and(is_reserved) {
-            return Ok(Step::One(refusal(id, PERMISSION_DENIED, RESERVED)));
+        if command.channel().is_some_and(is_limited_to_users) {
+            return Ok(Step::One(refusal(id, PERMISSION_DENIED, LIMITED_TO_USERS)));
         }
         let of = |kind, name: &str| {
             let request = request_id(kind, id);
@@ -254,7 +254,7 @@ impl CentrifugeDecoder {
 
 /// Whether a Centrifugo admits only some users to a channel of this name, who are named behind a `#` or have a token of the channel. Such
 /// a name is plain to Janus, and a grant of many channels at once would open the channel to every user.
-fn is_reserved(channel: &str) -> bool {
+fn is_limited_to_users(channel: &str) -> bool {
     channel.contains('#') || channel.starts_with('$')
 }
 
@@ -265,7 +265,6 @@ impl command::Command<'_> {
         let publish = || self.publish.as_ref().map(|publish| &publish.channel);
         let history = || self.history.as_ref().map(|history| &history.channel);
         let presence = || self.presence.as_ref().or(self.presence_stats.as_ref()).map(|presence| &presence.channel);
-        // In the order in which a command with several members is read.
         subscribe.or_else(publish).or_else(presence).or_else(history).map(|channel| &**channel)
     }
 
@@ -287,7 +286,8 @@ impl command::Command<'_> {
 /// Opens the connection, and subscribes to the server's subscriptions of an earlier connection.
 fn connect_steps(id: u32, connect: Connect<'_>, limits: &Limits) -> Result<Step, FrameError> {
     // The client says which channels these are: a reserved one begins anew, if it is one of the token's.
-    let recoveries = connect.subs.into_iter().filter(|(channel, recovery)| recovery.recover && !is_reserved(channel));
+    let recoveries =
+        connect.subs.into_iter().filter(|(channel, recovery)| recovery.recover && !is_limited_to_users(channel));
     let recoveries = recoveries.take(limits.max_topics);
     let auth = connect.token.filter(|token| !token.is_empty()).map(std::borrow::Cow::into_owned);
     let open = Open { auth, id: request_id(Kind::Connect, id), ..Open::default() };

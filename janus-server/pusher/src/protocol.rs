@@ -24,12 +24,12 @@ pub(crate) const NAME: &str = "pusher";
 const NAMELESS: &str = "\"message\"";
 
 /// What the names of events begin with that the server alone sends.
-const RESERVED: [&str; 2] = ["pusher:", "pusher_internal:"];
+const OF_THE_SERVER: [&str; 2] = ["pusher:", "pusher_internal:"];
 
 /// Whether no publisher may send an event of this name: clients would take the event for the server's own, and show members
 /// that are not there, or errors.
-pub(crate) fn is_reserved(event: &str) -> bool {
-    RESERVED.iter().any(|beginning| event.starts_with(beginning))
+pub(crate) fn is_of_the_server(event: &str) -> bool {
+    OF_THE_SERVER.iter().any(|beginning| event.starts_with(beginning))
 }
 
 /// The WebSocket protocol of Pusher Channels, version 7.
@@ -140,8 +140,8 @@ fn may_be_named(event: &str) -> bool {
     let Some(text) = event.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
     // An escape may stand for a letter of a reserved beginning.
     let is_free = match text.contains('\\') {
-        true => serde_json::from_str::<String>(event).is_ok_and(|text| !is_reserved(&text)),
-        false => !is_reserved(text),
+        true => serde_json::from_str::<String>(event).is_ok_and(|text| !is_of_the_server(&text)),
+        false => !is_of_the_server(text),
     };
     !text.is_empty() && is_free
 }

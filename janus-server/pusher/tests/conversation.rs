@@ -344,6 +344,16 @@ impl Hooks for Unasked {
     }
 }
 
+/// Grants each client every topic by a pattern, as tokens of a server do that has no other rule.
+struct Wide(&'static str);
+
+impl Hooks for Wide {
+    async fn authenticate(&self, _: ConnectRequest) -> Result<Identity, Denied> {
+        let all = Patterns::new([self.0, "*"]).unwrap();
+        Ok(Identity::user("native").subscribe(all.clone()).publish(all))
+    }
+}
+
 /// A backend of the application, as a client with a grant that names its channels.
 struct Named;
 
@@ -374,8 +384,11 @@ async fn native(janus: &Janus, request: Value) -> Value {
 
 #[tokio::test]
 async fn clients_of_other_protocols_do_not_reach_the_channels() {
+    let asked = start(|builder| builder.hooks(Welcome)).await;
     let unasked = start(|builder| builder.hooks(Unasked)).await;
-    for janus in [start(|builder| builder).await, start(|builder| builder.hooks(Welcome)).await, unasked] {
+    let (all, first) =
+        (start(|builder| builder.hooks(Wide("**"))).await, start(|builder| builder.hooks(Wide("*:**"))).await);
+    for janus in [start(|builder| builder).await, asked, unasked, all, first] {
         for topic in ["pusher:private-a", "pusher:news", "pusher-presence:presence-a", "pusher-cache:cache-a"] {
             let answer = native(&janus, json!({ "type": "subscribe", "topic": topic, "id": 1 })).await;
             assert_eq!((&answer["type"], &answer["error"]), (&json!("error"), &json!("forbidden")), "{answer}");

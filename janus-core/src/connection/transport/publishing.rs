@@ -8,11 +8,10 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::pacing::Then;
-use super::subscribing::RESERVED;
 use super::{Outcome, Step, Transport};
 use crate::accounts::fairness::price;
 use crate::delivery::Exceeded;
-use crate::hooks::{Client, Grant, Refused, granted_publish};
+use crate::hooks::{Client, Grant, RESERVED, Refused, granted_publish};
 use crate::topic::publish::{Owed, Pending, PublishError, Publisher, Receipt, route};
 use crate::topic::{Place, Waiter};
 use crate::wire::{ErrorCode, TopicName};

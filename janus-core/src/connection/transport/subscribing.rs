@@ -14,15 +14,12 @@ use crate::accounts::Account;
 use crate::connection::Connections;
 use crate::delivery::Subscription;
 use crate::ground::homes::HomeId;
-use crate::hooks::{Client, Refused, granted_subscribe};
+use crate::hooks::{Client, RESERVED, Refused, granted_subscribe};
 use crate::session::Joined;
 use crate::topic::cluster::Want;
 use crate::topic::manager::Create;
 use crate::topic::{Beginning, Entry, Hold, Subscribe, Topic, TopicError, TopicState, leave, subscribe_elsewhere};
 use crate::wire::{ErrorCode, FrameError, Member, RequestId, ServerEvent, Since, TopicName};
-
-/// For a client of another protocol than that of the topic.
-pub(super) const RESERVED: &str = "the topic belongs to another protocol, and this client has no grant that names it";
 
 /// The subscribe command of a client.
 pub(super) struct Asking {
@@ -94,7 +91,7 @@ impl Transport {
 
     /// Whether the topic belongs to a protocol, and takes a grant that names the topic.
     pub(super) fn is_reserved(&self, topic: &TopicName) -> bool {
-        self.shared.gates.get().is_some_and(|gates| gates.reserve(topic))
+        self.shared.is_reserved(topic)
     }
 
     pub(super) fn subscribe(&mut self, asking: Asking) {

@@ -6,7 +6,7 @@ use super::answer::Answer;
 use super::{Mount, error_of};
 use crate::connection::foreknown::Known;
 use crate::connection::transport::client_of;
-use crate::hooks::{Client, Grant, Identity, Refused, granted_publish};
+use crate::hooks::{Client, Grant, Identity, RESERVED, Refused, granted_publish};
 use crate::instance::serve::Ticket;
 use crate::topic::publish::PublishError;
 use crate::wire::{ErrorCode, HttpError, HttpRequest, Peer, Publication, TopicName};
@@ -76,6 +76,13 @@ impl Mount {
         let not_allowed = || Refused::new(ErrorCode::PublishNotAllowed, PublishError::NotAllowed.to_string());
         let shared = self.janus.tables();
         let known = self.identify((ticket, TRANSPORT), request, identity).await?;
+        let names = |known: &Known| {
+            let (Known::Final(identity) | Known::OfRequest(identity)) = known;
+            identity.publish.names(topic)
+        };
+        if shared.is_reserved(topic) && !known.as_ref().is_some_and(names) {
+            return Err(Refused::new(ErrorCode::Forbidden, RESERVED));
+        }
         let identity = match known {
             Some(Known::Final(identity) | Known::OfRequest(identity)) => identity,
             None if shared.hooks().is_some() => {

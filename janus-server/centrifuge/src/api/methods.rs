@@ -1,7 +1,8 @@
 //! What each method does with an instance.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use janus_core::wire::{Base64, BytesMut, ErrorCode, HistoryQuery, IdempotencyKey, Position, Since};
 use janus_core::{ClientId, Delivery, Epoch, Janus, Message, Receipt, TopicInfo};
@@ -43,8 +44,11 @@ const MAX_CHANNELS: usize = 10_000;
 /// Topics looked at before other tasks of the runtime get their turn.
 const PAGE: usize = 1_000;
 
-/// Connections whose users are counted for `info`, and topics looked at: monitors ask again and again.
+/// The most connections whose users are counted for `info`, and the most topics looked at.
 const MAX_COUNTED: usize = 10_000;
+
+/// How long the figures of `info` serve further calls.
+const FIGURES_AGE: Duration = Duration::from_secs(1);
 
 /// The topic of a `broadcast` before each channel takes its place.
 const PLACEHOLDER: &str = "broadcast";
@@ -59,8 +63,8 @@ pub(super) fn is_known(method: &str) -> bool {
     METHODS.contains(&method) || UNAVAILABLE.iter().any(|(name, _)| *name == method)
 }
 
-/// Carries out a method, and returns the JSON of the result. `started` is the time since which the API is served.
-pub(super) async fn call(janus: &Janus, started: Instant, method: &str, params: &str) -> Answer {
+/// Carries out a method, and returns the JSON of the result. The time since the API is served, and figures of a moment ago, are in `served`.
+pub(super) async fn call(janus: &Janus, served: &Served, method: &str, params: &str) -> Answer {
     let mut out = BytesMut::new();
     let result = Object::new(&mut out);
     match method {
@@ -86,7 +90,7 @@ pub(super) async fn call(janus: &Janus, started: Instant, method: &str, params: 
         }
         "history" => put_history(janus, read(params)?, result).await?.end(),
         "channels" => put_channels(janus, &read(params)?, result).await?.end(),
-        "info" => put_nodes(janus, started, result).end(),
+        "info" => put_nodes(janus, served, result).end(),
         _ => {
             let reason = UNAVAILABLE.iter().find(|(name, _)| *name == method).map(|(_, reason)| *reason);
             return Err(reason.map_or_else(ApiError::method_not_found, ApiError::not_available));
@@ -242,13 +246,14 @@ async fn used_topics(janus: &Janus, prefix: &str) -> Result<Vec<TopicInfo>, ApiE
     }
 }
 
-fn put_nodes<'o>(janus: &Janus, started: Instant, result: Object<'o>) -> Object<'o> {
+fn put_nodes<'o>(janus: &Janus, served: &Served, result: Object<'o>) -> Object<'o> {
     let nodes = janus.nodes();
     if nodes.is_empty() {
         return result.list("nodes", &[()], |(), out| {
             let node = Object::new(out).text("uid", "1").text("name", "janus");
-            let node = node.text("version", env!("CARGO_PKG_VERSION")).number("uptime", started.elapsed().as_secs());
-            put_figures(janus, node).end();
+            let node =
+                node.text("version", env!("CARGO_PKG_VERSION")).number("uptime", served.started.elapsed().as_secs());
+            served.figures(janus).put(node).end();
         });
     }
     let this = janus.cluster().map(|cluster| cluster.node.to_string());
@@ -256,26 +261,67 @@ fn put_nodes<'o>(janus: &Janus, started: Instant, result: Object<'o>) -> Object<
         let object = Object::new(out).text("uid", &node.id).text("name", &node.name);
         let object = object.text("version", &node.version).number("uptime", node.uptime);
         if this.as_ref() == Some(&node.id) {
-            return put_figures(janus, object).end();
+            return served.figures(janus).put(object).end();
         }
         // Other nodes tell no more.
         object.number("num_clients", node.connections as u64).number("num_channels", node.topics as u64).end();
     })
 }
 
+/// What the API keeps from call to call.
+pub(super) struct Served {
+    started: Instant,
+    /// The latest figures, with the moment of counting.
+    latest: Mutex<Option<(Instant, Figures)>>,
+}
+
 /// The figures of this instance. A backend that asks is no client, and a topic without subscribers no channel, as in `channels`.
-fn put_figures<'o>(janus: &Janus, node: Object<'o>) -> Object<'o> {
-    let stats = janus.stats();
-    let connections = janus.connections(0, MAX_COUNTED);
-    let users = connections.iter().map(|connection| &connection.user).filter(|user| !user.is_empty());
-    let users = users.collect::<HashSet<_>>().len();
-    let channels = match stats.topics {
-        0..=MAX_COUNTED => {
-            let topics = janus.topics_with_prefix("", "", MAX_COUNTED);
-            topics.iter().filter(|topic| topic.subscribers > 0).count()
+#[derive(Clone, Copy)]
+struct Figures {
+    clients: usize,
+    users: usize,
+    subscriptions: usize,
+    channels: usize,
+}
+
+impl Served {
+    pub(super) fn new() -> Self {
+        Self { started: Instant::now(), latest: Mutex::default() }
+    }
+
+    /// The figures, at most [`FIGURES_AGE`] old: a count looks at each connection, and a batch may ask a thousand times. The
+    /// lock is held meanwhile, so that one call counts for all others.
+    fn figures(&self, janus: &Janus) -> Figures {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match *latest {
+            Some((at, figures)) if at.elapsed() < FIGURES_AGE => figures,
+            _ => {
+                let figures = Figures::count(janus);
+                *latest = Some((Instant::now(), figures));
+                figures
+            }
         }
-        more => more,
-    };
-    let node = node.number("num_clients", stats.places_taken as u64).number("num_users", users as u64);
-    node.number("num_subs", stats.subscriptions as u64).number("num_channels", channels as u64)
+    }
+}
+
+impl Figures {
+    fn count(janus: &Janus) -> Self {
+        let stats = janus.stats();
+        let connections = janus.connections(0, MAX_COUNTED);
+        let users = connections.iter().map(|connection| &connection.user).filter(|user| !user.is_empty());
+        let users = users.collect::<HashSet<_>>().len();
+        let channels = match stats.topics {
+            0..=MAX_COUNTED => {
+                let topics = janus.topics_with_prefix("", "", MAX_COUNTED);
+                topics.iter().filter(|topic| topic.subscribers > 0).count()
+            }
+            more => more,
+        };
+        Self { clients: stats.places_taken, users, subscriptions: stats.subscriptions, channels }
+    }
+
+    fn put(self, node: Object<'_>) -> Object<'_> {
+        let node = node.number("num_clients", self.clients as u64).number("num_users", self.users as u64);
+        node.number("num_subs", self.subscriptions as u64).number("num_channels", self.channels as u64)
+    }
 }

@@ -15,7 +15,6 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use janus_core::wire::{BytesMut, HttpError, HttpRequest, PathPatternError};
 use janus_core::{HttpRoute, Janus, RouteRequest, RouteResponse};
@@ -24,6 +23,7 @@ use serde_json::value::RawValue;
 
 use crate::json::Object;
 use error::ApiError;
+use methods::Served;
 
 /// The scheme of a key in the header `Authorization`.
 const SCHEME: &str = "apikey";
@@ -78,8 +78,9 @@ impl ServerApi {
     /// The path does not begin with a slash, or has characters of a query.
     pub fn route(&self, path: &str) -> Result<HttpRoute, PathPatternError> {
         let authorize = Arc::clone(&self.0);
-        let started = Instant::now();
-        let route = HttpRoute::new("POST", format!("{path}/*").parse()?, move |request| answer(request, started));
+        let served = Arc::new(Served::new());
+        let route =
+            HttpRoute::new("POST", format!("{path}/*").parse()?, move |request| answer(request, Arc::clone(&served)));
         Ok(route.check(move |head, is_local| {
             let shown = shown_key(head);
             authorize(head, shown, is_local).map_err(|error| refusal(error, shown.is_some()))
@@ -99,14 +100,14 @@ fn refusal(error: HttpError, has_key: bool) -> HttpError {
     HttpError { message, challenge: SCHEME, ..error }
 }
 
-async fn answer(request: RouteRequest, started: Instant) -> Result<RouteResponse, HttpError> {
+async fn answer(request: RouteRequest, served: Arc<Served>) -> Result<RouteResponse, HttpError> {
     let body = str::from_utf8(&request.body).map_err(|_| HttpError::new(400, "bad_utf8", "the body must be UTF-8"))?;
     let mut json = BytesMut::new();
     match (&*request.rest, methods::is_known(&request.rest)) {
-        ("batch", _) => batch(&request.janus, started, body, MAX_ANSWER_BYTES, &mut json).await,
+        ("batch", _) => batch(&request.janus, &served, body, MAX_ANSWER_BYTES, &mut json).await,
         (_, false) => return Err(HttpError::new(404, "unknown_path", "no such method of the server API")),
         (method, true) => {
-            let answer = methods::call(&request.janus, started, method, body).await;
+            let answer = methods::call(&request.janus, &served, method, body).await;
             put(Object::new(&mut json), &answer, "result").end();
         }
     }
@@ -114,7 +115,7 @@ async fn answer(request: RouteRequest, started: Instant) -> Result<RouteResponse
 }
 
 /// Carries out commands one after the other, until the answers have this many bytes.
-async fn batch(janus: &Janus, started: Instant, body: &str, max_answer_bytes: usize, json: &mut BytesMut) {
+async fn batch(janus: &Janus, served: &Served, body: &str, max_answer_bytes: usize, json: &mut BytesMut) {
     #[derive(Deserialize)]
     struct Batch<'a> {
         #[serde(borrow)]
@@ -137,7 +138,7 @@ async fn batch(janus: &Janus, started: Instant, body: &str, max_answer_bytes: us
         let (method, answer) = match command.iter().next() {
             _ if json.len() >= max_answer_bytes => ("", Err(ApiError::batch_full(max_answer_bytes))),
             Some((method, params)) if command.len() == 1 && methods::is_known(method) => {
-                (*method, methods::call(janus, started, method, params.get()).await)
+                (*method, methods::call(janus, served, method, params.get()).await)
             }
             Some((_, _)) if command.len() == 1 => ("", Err(ApiError::method_not_found())),
             _ => ("", Err(ApiError::bad_request("a command has one member, its method"))),

@@ -16,7 +16,7 @@ use super::{Answer, Asked, Refusal, ok};
 use crate::channel::{Channel, Kind};
 use crate::data;
 use crate::decoder::MAX_EVENT_BYTES;
-use crate::protocol::is_reserved;
+use crate::protocol::is_of_the_server;
 
 /// The most channels of an event, as with Pusher.
 const MAX_CHANNELS: usize = 100;
@@ -71,7 +71,10 @@ impl Asked<'_> {
         let mut infos = BTreeMap::new();
         if wanted.is_any() {
             for name in &names {
-                infos.insert(name.as_str(), self.info(Channel::new(name).map_err(Refusal::bad)?, wanted).await?);
+                infos.insert(
+                    name.as_str(),
+                    self.info_of_published(Channel::new(name).map_err(Refusal::bad)?, wanted).await,
+                );
             }
         }
         #[derive(Serialize)]
@@ -106,10 +109,15 @@ impl Asked<'_> {
         let mut infos = Vec::new();
         if wanted.iter().any(Wanted::is_any) {
             for (event, wanted) in checked.iter().zip(wanted) {
-                infos.push(self.info(event.channel, wanted).await?);
+                infos.push(self.info_of_published(event.channel, wanted).await);
             }
         }
         ok(&Published { batch: infos })
+    }
+
+    /// What is known about a channel to which the event has gone. A refusal would have the publisher send the event again.
+    async fn info_of_published(&self, channel: Channel<'_>, wanted: Wanted) -> Info {
+        self.info(channel, wanted).await.unwrap_or_default()
     }
 
     fn check<'e>(&self, event: &Event<'_>, name: &'e str, wanted: Wanted) -> Result<Checked<'e>, Refusal> {
@@ -118,7 +126,7 @@ impl Asked<'_> {
         if event.name.is_empty() || event.name.len() > MAX_EVENT_BYTES {
             return Err(Refusal::bad("the name of an event has 1 to 200 bytes"));
         }
-        if is_reserved(&event.name) {
+        if is_of_the_server(&event.name) {
             return Err(Refusal::bad(
                 "names of events that begin with pusher: or pusher_internal: are the server's own",
             ));
