@@ -13,35 +13,35 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
-use super::{PATIENCE, is_state, next, numbers, quick, until};
+use super::{PATIENCE, is_state, next, numbers, quick};
 
 /// A server of the test, which says what no real server can be made to say.
-struct Fake {
+pub(super) struct Fake {
     listener: TcpListener,
     welcomes: usize,
 }
 
-struct Talk {
+pub(super) struct Talk {
     socket: WebSocketStream<TcpStream>,
-    hello: Value,
+    pub(super) hello: Value,
 }
 
 impl Fake {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), welcomes: 0 }
     }
 
-    fn builder(&self) -> ClientBuilder {
+    pub(super) fn builder(&self) -> ClientBuilder {
         quick(Client::builder(format!("ws://{}", self.listener.local_addr().unwrap())))
     }
 
     /// The next connection, up to the welcome.
-    async fn accept(&mut self) -> Talk {
+    pub(super) async fn accept(&mut self) -> Talk {
         self.accept_until(None).await
     }
 
     /// The same, for a token that ends after this time.
-    async fn accept_until(&mut self, expires: Option<Duration>) -> Talk {
+    pub(super) async fn accept_until(&mut self, expires: Option<Duration>) -> Talk {
         let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
         #[allow(
             clippy::result_large_err,
@@ -67,12 +67,12 @@ impl Fake {
 }
 
 impl Talk {
-    async fn say(&mut self, frame: Value) {
+    pub(super) async fn say(&mut self, frame: Value) {
         self.socket.send(Message::text(frame.to_string())).await.unwrap();
     }
 
     /// The next request of the client.
-    async fn hear(&mut self) -> Value {
+    pub(super) async fn hear(&mut self) -> Value {
         loop {
             match timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap() {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
@@ -82,7 +82,7 @@ impl Talk {
         }
     }
 
-    async fn subscribed(&mut self, request: &Value, epoch: u64, seq: u64, missed: Option<u64>) {
+    pub(super) async fn subscribed(&mut self, request: &Value, epoch: u64, seq: u64, missed: Option<u64>) {
         assert_eq!(request["type"], "subscribe", "{request}");
         let epoch = Epoch::new(epoch).to_string();
         let mut answer = json!({"type": "subscribed", "id": request["id"], "topic": request["topic"], "epoch": epoch, "seq": seq, "resumed": missed.is_some()});
@@ -92,7 +92,7 @@ impl Talk {
         self.say(answer).await;
     }
 
-    async fn message(&mut self, seq: u64) {
+    pub(super) async fn message(&mut self, seq: u64) {
         self.say(json!({"type": "message", "topic": "news", "seq": seq, "time": 1, "event": "", "message_id": "", "data": seq})).await;
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use janus_core::client::{
     Client, ClientBuilder, ClientError, Gap, HistoryPage, HistoryQuery, Item, PresenceChange, State, Subscription,
     TokenError, WhenFull,
@@ -22,6 +22,8 @@ use janus_core::{Config, Janus, Namespace, Position, Presence, Since, rustls};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+
+use fake::Fake;
 
 /// Long enough for a busy machine; no passing test comes near.
 const PATIENCE: Duration = Duration::from_secs(20);
