@@ -223,7 +223,7 @@ async fn a_batch_ends_where_its_answers_are_too_long() {
     let history = json!({"history": {"channel": "a", "limit": -1}});
     let commands = json!({"commands": [publish, history, history, publish]}).to_string();
     let mut answer = BytesMut::new();
-    batch(&janus, Instant::now(), &commands, 1_500, &mut answer).await;
+    batch(&janus, &Served::new(), &commands, 1_500, &mut answer).await;
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     let replies = answer["replies"].as_array().unwrap();
     assert!(replies[1]["history"].is_object() && replies[2]["history"].is_object(), "{answer}");
