@@ -54,6 +54,8 @@ cargo clippy --workspace --locked -- --deny warnings
 cargo clippy --package janus-core --features conformance --locked -- --deny warnings
 # Like the build of a program with a client.
 cargo clippy --package janus-core --features client --locked -- --deny warnings
+# Like the build of a program that mounts Janus, without the features that the server asks of the same crates.
+cargo clippy --package janus-axum --package janus-actix-web --all-features --locked -- --deny warnings
 cargo clippy --workspace --all-targets --all-features --locked -- --deny warnings
 
 step "tests and doctests"

@@ -28,7 +28,10 @@ pub(crate) async fn disconnect(janus: &Janus, body: &[u8]) -> Result<Bytes, Http
         (None, Some(user)) if !user.is_empty() => {
             let everywhere = janus.disconnect_user_everywhere(user, request.reconnect).await;
             let closed = everywhere.closed;
-            log::info!(user, closed; "closed the connections of user {user:?} at the request of an operator: {closed}");
+            log::info!(
+                user = user.as_str(), closed;
+                "closed the connections of user {user:?} at the request of an operator: {closed}"
+            );
             return Ok(json(&Closed::of(janus, everywhere)));
         }
         _ => return Err(bad_request("the body: expected either connection or user, and reconnect")),
