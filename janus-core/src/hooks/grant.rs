@@ -58,7 +58,7 @@ impl Grant {
     /// Whether a pattern of the grant matches the topic and does not begin with a wildcard. A grant of all topics, such as
     /// `**`, names none.
     pub(crate) fn names(&self, topic: &TopicName) -> bool {
-        matches!(self, Self::Only(patterns) if patterns.name(topic.as_str()))
+        matches!(self, Self::Only(patterns) if patterns.names(topic.as_str()))
     }
 }
 

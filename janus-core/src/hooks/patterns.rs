@@ -122,9 +122,9 @@ impl Patterns {
 
     /// Whether one of the patterns matches the name of a topic, and names the first segment. A pattern that begins with a
     /// wildcard is meant for topics that the author of the pattern knows of, and says nothing about others.
-    pub(crate) fn name(&self, topic: &str) -> bool {
-        let names = |pattern: &str| !matches!(pattern.split(SEPARATOR).next(), Some(ONE | REST));
-        self.patterns.iter().any(|pattern| names(pattern) && matches(pattern, topic))
+    pub(crate) fn names(&self, topic: &str) -> bool {
+        let is_literal = |pattern: &str| !matches!(pattern.split(SEPARATOR).next(), Some(ONE | REST));
+        self.patterns.iter().any(|pattern| is_literal(pattern) && matches(pattern, topic))
     }
 
     /// Whether there is no pattern, and so no topic that matches.
@@ -193,6 +193,16 @@ mod tests {
 
     fn patterns(patterns: &[&str]) -> Patterns {
         Patterns::new(patterns).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_that_begins_with_a_wildcard_names_no_topic() {
+        for pattern in ["**", "*", "*:*", "*:**", "*:b"] {
+            assert!(!patterns(&[pattern]).names("a:b") && !patterns(&[pattern]).names("a"), "{pattern}");
+        }
+        for pattern in ["a:b", "a:*", "a:**"] {
+            assert!(patterns(&["**", pattern]).names("a:b") && !patterns(&["**", pattern]).names("c:b"), "{pattern}");
+        }
     }
 
     /// The rules in the words of the documentation, by recursion over lists of segments.
